@@ -1,0 +1,69 @@
+# Everything a newcomer needs, with nothing but git, make and Python 3.11+: `make demo`, `make test`, `make check`.
+
+PYTHON ?= python3
+PORT   ?= 8000
+ARGS   ?=
+
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check lint types format build clean
+
+help:
+	@echo 'make demo    serve examples/shop.py on port $(PORT); CONCAVE_KV_URL=redis://… puts its tasks on Redis'
+	@echo 'make test    run every test, with coverage; needs no server and no Docker (ARGS="-k name" picks some)'
+	@echo 'make check   all checks: format, lint, types, imports, tests'
+	@echo 'make format  format the code and fix what ruff can fix'
+	@echo 'make build   build the wheel and the sdist into dist/'
+	@echo 'make clean   remove .venv, caches and build results'
+
+demo: .venv/demo.stamp
+	$(BIN)/python -m uvicorn examples.shop:app --port $(PORT)
+
+# In two steps, so that coverage also counts what the tests' web and worker processes ran.
+test: .venv/dev.stamp
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: lint types test
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: .venv/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+build: .venv/dev.stamp
+	rm -rf dist
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+	    .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps, so that an install happens when pyproject.toml has changed and not otherwise.
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo >&2 \
+	    "Concave needs Python 3.11 or newer, and '$(PYTHON)' isn't. Name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; \
+	    exit 1; }
+	$(PYTHON) -m venv --clear .venv
+
+.venv/demo.stamp: .venv/pyvenv.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+.venv/dev.stamp: .venv/pyvenv.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ .venv/demo.stamp

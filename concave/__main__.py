@@ -1,0 +1,66 @@
+"""`python -m concave worker package.module:lifespan`: a process that runs tasks and serves no web."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from concave.errors import ConcaveError
+from concave.lifespan import TaskLifespan
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m concave")
+    commands = parser.add_subparsers(dest="command", required=True)
+    worker = commands.add_parser("worker", help="run tasks, with no web server, until SIGTERM or Ctrl-C")
+    worker.add_argument("lifespan", help="where the app's task_lifespan(...) is: package.module:name")
+    worker.add_argument("--workers", type=int, help="how many workers; by default as many as the lifespan says, at least 1")
+    worker.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        lifespan = _load(options.lifespan)
+        count = options.workers if options.workers is not None else max(1, lifespan.workers)
+        asyncio.run(_run(lifespan.with_workers(count)))
+    except ConcaveError as error:
+        print(f"concave: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(lifespan: TaskLifespan) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with lifespan():
+        await stopped.wait()
+
+
+def _load(path: str) -> TaskLifespan:
+    module, _, name = path.partition(":")
+    if not name:
+        raise ConcaveError(f"{path!r} names no object: package.module:lifespan")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ConcaveError(f"no module {error.name!r} (looked from the current folder on)") from error
+    except AttributeError as error:
+        raise ConcaveError(f"{module} has no {name!r}") from error
+    if not isinstance(found, TaskLifespan):
+        raise ConcaveError(f"{path} is {type(found).__name__}, not what task_lifespan(...) returned")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

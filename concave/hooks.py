@@ -1,0 +1,151 @@
+"""Resource events: what may happen before and after a row is created, updated or deleted."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeAlias
+
+from concave.tasks.define import TaskDefinition
+from concave.tasks.options import Duration
+from concave.tasks.scheduler import TaskScheduler
+
+__all__ = ["Enqueue", "HookContext", "ResourceHooks", "Row", "compose_hooks"]
+
+Row: TypeAlias = dict[str, Any]
+"""A row, by column name."""
+
+
+class Enqueue(Protocol):
+    """Where `HookContext.enqueue` puts a task: an outbox in a transaction, or a scheduler."""
+
+    async def __call__(
+        self, task: TaskDefinition[Any, Any], input: Any, *, delay: Duration | None, scheduler: TaskScheduler | None
+    ) -> str: ...
+
+
+class HookContext:
+    """What a hook is told about the request it is part of.
+
+    `session` is the transaction that the row is written in. Outside a resource `user`, `request` and `session` are
+    what the caller gave, and tasks go straight to a scheduler.
+    """
+
+    def __init__(
+        self,
+        *,
+        user: Any = None,
+        request: Any = None,
+        session: Any = None,
+        resource: str = "",
+        enqueue: Enqueue | None = None,
+    ) -> None:
+        self.user = user
+        self.request = request
+        self.session = session
+        self.resource = resource
+        self._enqueue: Enqueue = enqueue or _enqueue_now
+        self._after_commit: list[Callable[[], Any]] = []
+
+    def on_commit(self, callback: Callable[[], Any]) -> None:
+        """Call `callback` (sync or async) once the transaction has committed; not at all if it rolls back."""
+        self._after_commit.append(callback)
+
+    async def enqueue(
+        self,
+        task: TaskDefinition[Any, Any],
+        input: Any = None,
+        *,
+        delay: Duration | None = None,
+        scheduler: TaskScheduler | None = None,
+    ) -> str:
+        """Enqueue a task; its id.
+
+        In a resource it becomes an outbox row in the request's transaction, so that it runs if and only if the row
+        commits. Elsewhere it goes to `scheduler`, or to the process-wide default.
+
+        Raises `TaskInputError` for an input that isn't what the task takes.
+        """
+        return await self._enqueue(task, input, delay=delay, scheduler=scheduler)
+
+    @property
+    def after_commit(self) -> Sequence[Callable[[], Any]]:
+        """The callbacks that wait for the commit, in order."""
+        return self._after_commit
+
+
+async def _enqueue_now(
+    task: TaskDefinition[Any, Any], input: Any, *, delay: Duration | None, scheduler: TaskScheduler | None
+) -> str:
+    # Looked up at the call: hooks are declared at import, long before there is a scheduler.
+    from concave.tasks.defaults import get_task_scheduler
+
+    return await (scheduler or get_task_scheduler()).schedule(task, input, delay=delay)
+
+
+BeforeWrite: TypeAlias = Callable[[HookContext, Row], "Row | None | Awaitable[Row | None]"]
+AfterWrite: TypeAlias = Callable[[HookContext, Row], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceHooks:
+    """Functions, sync or async, around a resource's writes.
+
+    Before-hooks may return replacement data (None leaves it as it is); whatever raises rolls everything back. An
+    update's `data` holds the columns that are to change; a delete's after-hook gets the row as it was.
+    """
+
+    on_before_create: Callable[[HookContext, Row], Any] | None = None
+    on_after_create: Callable[[HookContext, Row], Any] | None = None
+    on_before_update: Callable[[HookContext, Any, Row], Any] | None = None
+    on_after_update: Callable[[HookContext, Row], Any] | None = None
+    on_before_delete: Callable[[HookContext, Any], Any] | None = None
+    on_after_delete: Callable[[HookContext, Row], Any] | None = None
+
+
+def compose_hooks(*hooks: ResourceHooks) -> ResourceHooks:
+    """One set of hooks out of several: before-hooks chain (each gets what the one before it returned), after-hooks
+    run in order."""
+    chains = {field.name: [hook for each in hooks if (hook := getattr(each, field.name))] for field in fields(ResourceHooks)}
+    return ResourceHooks(
+        on_before_create=_chain(chains["on_before_create"]),
+        on_after_create=_each(chains["on_after_create"]),
+        on_before_update=_chain(chains["on_before_update"]),
+        on_after_update=_each(chains["on_after_update"]),
+        on_before_delete=_each(chains["on_before_delete"]),
+        on_after_delete=_each(chains["on_after_delete"]),
+    )
+
+
+async def call_hook(hook: Callable[..., Any], *args: Any) -> Any:
+    """Call a hook that may be sync or async."""
+    result = hook(*args)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _chain(hooks: Sequence[Callable[..., Any]]) -> Callable[..., Any] | None:
+    """Before-hooks whose last argument is data: each sees what the one before it made of it."""
+    if not hooks:
+        return None
+
+    async def run(*args: Any) -> Any:
+        *context, data = args
+        for hook in hooks:
+            replacement = await call_hook(hook, *context, data)
+            data = data if replacement is None else replacement
+        return data
+
+    return run
+
+
+def _each(hooks: Sequence[Callable[..., Any]]) -> Callable[..., Any] | None:
+    """Hooks that are called one after the other with the same arguments."""
+    if not hooks:
+        return None
+
+    async def run(*args: Any) -> None:
+        for hook in hooks:
+            await call_hook(hook, *args)
+
+    return run

@@ -1,0 +1,89 @@
+"""Talking to Redis: a script call is one round trip, and no error of the driver leaves this file bare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError as RedisConnectionError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError as RedisTimeoutError,
+    TryAgainError,
+)
+
+from concave.clock import Clock
+from concave.errors import StoreError, StoreFullError, StoreUnavailableError
+from concave.store.redis.script import load_script
+
+__all__ = ["RedisClient", "ScriptCaller", "mapped_errors"]
+
+PASSING = (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisConnectionError,
+    RedisTimeoutError,
+    TryAgainError,
+    OSError,
+)
+
+
+class RedisClient(Protocol):
+    """What is used of a redis-py client, single or cluster."""
+
+    async def execute_command(self, *args: Any) -> Any: ...
+
+
+@contextmanager
+def mapped_errors(where: str) -> Iterator[None]:
+    """Turn the driver's errors into ours."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise StoreFullError(f"{where} is out of memory and took nothing") from error
+    except AuthenticationError as error:
+        raise StoreError(f"{where} refuses the credentials in its URL: {error}") from error
+    except PASSING as error:
+        raise StoreUnavailableError(f"{where} doesn't answer: {error or type(error).__name__}") from error
+    except RedisError as error:
+        raise StoreError(f"{where}: {error}") from error
+
+
+class ScriptCaller:
+    """Calls scripts within one namespace. With a `clock`, that is given to the server in place of its own: in tests."""
+
+    def __init__(self, client: RedisClient, namespace: str, where: str, clock: Clock | None = None) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._where = where
+        self._clock = clock
+
+    async def call(self, name: str, *args: bytes | str | int) -> Any:
+        """Run a verb's script. Sent again, once, with its source where the server doesn't know it."""
+        script = load_script(name)
+        moment = "" if self._clock is None else str(self._clock.now())
+        with mapped_errors(self._where):
+            try:
+                return await self._client.execute_command("EVALSHA", script.sha, 1, self._namespace, moment, *args)
+            except NoScriptError:
+                return await self._client.execute_command("EVAL", script.source, 1, self._namespace, moment, *args)
+
+    async def call_again(self, name: str, *args: bytes | str | int) -> Any:
+        """`call`, tried once more where there was no answer: for verbs whose answer is the same the second time.
+
+        A pooled connection to a server that has restarted fails at its first use; a user needn't notice.
+        """
+        try:
+            return await self.call(name, *args)
+        except StoreUnavailableError:
+            return await self.call(name, *args)

@@ -1,0 +1,221 @@
+"""Records to bytes and back. How they are laid out is told in ``lua/lib/base.lua``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgpack import Unpacker, packb
+
+from concave.clock import Micros
+from concave.errors import StoreError
+from concave.store.records import (
+    Cancel,
+    Complete,
+    Decision,
+    Die,
+    Failure,
+    NewTask,
+    Release,
+    Retention,
+    Retry,
+    ScheduleRecord,
+    Settlement,
+    TaskRecord,
+    TaskStatus,
+    bucket_of,
+)
+
+__all__ = ["MalformedRecordError", "pack", "pack_schedule", "packed_settlements", "packed_tasks", "read_record", "read_schedule"]
+
+ENDED: dict[bytes, TaskStatus] = {b"c": "completed", b"d": "dead", b"x": "cancelled"}
+
+
+class MalformedRecordError(StoreError):
+    """Bytes that are not a record: written by something else, or damaged."""
+
+
+def pack(value: Any) -> bytes:
+    """MessagePack as Redis' Lua reads it: bytes and text alike are raw strings."""
+    return packb(value, use_bin_type=False)  # type: ignore[no-any-return]
+
+
+def packed_tasks(tasks: list[NewTask]) -> bytes:
+    """Submissions as add.lua takes them."""
+    return pack([_task(new) for new in tasks])
+
+
+def _task(new: NewTask) -> list[Any]:
+    debounce = new.debounce
+    return [
+        new.id,
+        pack(
+            [
+                new.name,
+                new.priority,
+                new.input,
+                new.max_attempts,
+                new.max_crashes,
+                new.idempotency_key or False,
+                debounce.key if debounce else False,
+                new.retention,
+                False,
+            ]
+        ),
+        new.name,
+        bucket_of(new.priority),
+        new.delay,
+        False if new.at is None else new.at,
+        new.idempotency_key or False,
+        [debounce.key, debounce.window, debounce.max_wait or False] if debounce else False,
+    ]
+
+
+def packed_settlements(settlements: list[Settlement]) -> bytes:
+    """Decisions as settle.lua takes them."""
+    return pack([_settlement(lease.task, lease.token, decision) for lease, decision in settlements])
+
+
+def _settlement(task: TaskRecord, token: str, decision: Decision) -> list[Any]:
+    row: list[Any] = [task.id, token, task.name]
+    match decision:
+        case Complete(result):
+            kept = task.retention
+            return [
+                *row,
+                "c",
+                pack(result),
+                kept.completed,
+                task.created_at,
+                task.idempotency_key or False,
+                task.debounce_key or False,
+                kept.key,
+            ]
+        case Retry(delay, failure):
+            return [*row, "r", delay, _failure(failure)]
+        case Release():
+            return [*row, "b"]
+        case Die(reason, failure):
+            return [*row, "d", reason, _failure(failure)]
+        case Cancel(reason):
+            return [*row, "x", reason]
+
+
+def _failure(failure: Failure | None) -> Any:
+    return [failure.error, failure.traceback] if failure else False
+
+
+def read_record(
+    task_id: bytes, data: bytes, now: Micros, run: bytes | None = None, progress: bytes | None = None
+) -> TaskRecord | None:
+    """A record, or None where it has expired. Raises `MalformedRecordError` for what isn't one."""
+    try:
+        return _read(task_id, data, now, run, progress)
+    except Exception as error:  # whatever is wrong with the bytes, the reader is to learn just that
+        raise MalformedRecordError(f"task {task_id!r}: not a record: {error}") from error
+
+
+def _read(
+    task_id: bytes, data: bytes, now: Micros, run: bytes | None, progress: bytes | None
+) -> TaskRecord | None:
+    head, spec, *events = _values(data)
+    created, due, waits_for_retry, attempts_failed, crashes, interruptions, _ = head
+    status: TaskStatus = "pending"
+    if due > now:
+        status = "failed" if waits_for_retry else "scheduled"
+    failures: list[Failure] = []
+    started_at: Micros | None = None
+    ended_at: Micros | None = None
+    worker_id: str | None = None
+    result: bytes | None = None
+    reason: str | None = None
+    for event in events:
+        if event[0] == b"e":
+            _, at, worker, attempt, text, trace = event
+            failures.append(Failure(text.decode(), trace.decode(), attempt, at, worker.decode()))
+            continue
+        letter, ended_at, expires, (worker, started), payload = event
+        if expires <= now:
+            return None
+        status = ENDED[letter]
+        worker_id, started_at = worker.decode() or None, started or None
+        if status == "completed":
+            result = payload
+        else:
+            reason = payload.decode() or None
+    if run is not None:
+        status = "running"
+        (worker, started_at), *_ = _values(run[16:])
+        worker_id = worker.decode()
+    elif ended_at is None and failures:
+        worker_id = failures[-1].worker_id or None
+    return TaskRecord(
+        task_id.decode(),
+        spec[0].decode(),
+        spec[2],
+        status,
+        spec[1],
+        created,
+        due,
+        attempts_failed + (status in {"running", "completed"}),
+        crashes,
+        interruptions,
+        spec[3],
+        spec[4],
+        spec[5].decode() if spec[5] else None,
+        spec[6].decode() if spec[6] else None,
+        Retention(*spec[7]),
+        started_at,
+        ended_at,
+        worker_id,
+        result,
+        reason,
+        tuple(failures),
+        spec[8].decode() if spec[8] else None,
+        progress,
+    )
+
+
+def pack_schedule(schedule: ScheduleRecord) -> tuple[bytes, bytes]:
+    """A schedule's body and its rule."""
+    task = schedule.task
+    body = [
+        [*task[:9], task.debounce, list(task.retention)],
+        schedule.cron,
+        schedule.interval,
+        schedule.timezone,
+        schedule.misfire,
+    ]
+    return pack(body), pack(list(schedule.rule))
+
+
+def read_schedule(row: list[bytes]) -> ScheduleRecord:
+    """A schedule from the row that Lua makes of it."""
+    schedule_id, body, enabled, next_at, last_at, created_at, anchor = row
+    try:
+        ((task, cron, interval, timezone, misfire),) = _values(body)
+        name, data, *numbers = task[1:]
+        priority, delay, at, max_attempts, max_crashes, _key, _debounce, retention = numbers
+        return ScheduleRecord(
+            id=schedule_id.decode(),
+            task=NewTask(
+                task[0].decode(), name.decode(), data, priority, delay, at, max_attempts, max_crashes,
+                retention=Retention(*retention),
+            ),
+            cron=cron.decode() if cron is not None else None,
+            interval=interval,
+            timezone=timezone.decode(),
+            misfire=misfire.decode(),
+            enabled=enabled == b"1",
+            created_at=int(created_at),
+            anchor=int(anchor),
+            next_at=int(next_at),
+            last_at=int(last_at) if last_at else None,
+        )  # fmt: skip
+    except Exception as error:  # as in read_record
+        raise MalformedRecordError(f"schedule {schedule_id!r}: not a record: {error}") from error
+
+
+def _values(data: bytes) -> list[Any]:
+    unpacker = Unpacker(raw=True)
+    unpacker.feed(data)
+    return list(unpacker)

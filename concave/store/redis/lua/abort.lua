@@ -1,0 +1,10 @@
+--! use base
+-- Tell the worker that runs a task to stop it. ARGV[2]: its id. Returns 1, or 0 where it doesn't run.
+
+local run = call('HGET', P .. 'run', ARGV[2])
+if not run then
+  return 0
+end
+call('HSET', P .. 'abort', ARGV[2], '1')
+publish('abort:' .. cmsgpack.unpack(string.sub(run, 17))[1], ARGV[2])
+return 1

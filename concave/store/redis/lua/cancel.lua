@@ -1,0 +1,13 @@
+--! use base waiting ending
+-- Cancel a task that waits. ARGV[2]: its id. Returns 1, or 0 for one that runs, has ended or is unknown.
+
+local id = ARGV[2]
+local record = call('GET', P .. 't:' .. id)
+if not record or call('HEXISTS', P .. 'run', id) == 1 or ending_of(record) then
+  return 0
+end
+local head, spec = split(record)
+stop_waiting(id, lane_of(head, spec))
+finish(id, record, 'x', '', {'', 0})
+tell_ended()
+return 1

@@ -1,0 +1,4 @@
+--! use base
+-- How many tasks are dead.
+
+return call('ZCARD', P .. 'dead')

@@ -1,0 +1,19 @@
+--! use base
+-- Let leases run on. ARGV[2]: msgpack [[id, nonce, name], …]. ARGV[3]: for how long from now.
+-- Returns a string with "1" for each lease that is held, "0" for each that isn't.
+
+local leases = cmsgpack.unpack(ARGV[2])
+local ids, marks, deadline = {}, {}, now + tonumber(ARGV[3])
+for i, l in ipairs(leases) do
+  ids[i] = l[1]
+end
+local held = call('HMGET', P .. 'run', unpack(ids))
+for i, l in ipairs(leases) do
+  if held[i] and string.sub(held[i], 1, 16) == l[2] then
+    call('ZADD', P .. 'l:' .. l[3], 'XX', deadline, l[1])
+    marks[i] = '1'
+  else
+    marks[i] = '0'
+  end
+end
+return table.concat(marks)

@@ -1,0 +1,193 @@
+-- Taking back what dead workers held, and leasing what is due.
+
+local function first_score(key)
+  return tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+end
+
+-- A worker died with this task: wait as a suspect, or die of too many crashes.
+local function crash(id, name)
+  local run = call('HGET', P .. 'run', id)
+  local aborted = call('HDEL', P .. 'abort', id) == 1
+  call('ZREM', P .. 'l:' .. name, id)
+  call('HDEL', P .. 'run', id)
+  call('HDEL', P .. 'prog', id)
+  local record = call('GET', P .. 't:' .. id)
+  if not record then
+    return
+  end
+  local readable, head, spec, rest = pcall(split, record)
+  if not readable then
+    -- Nobody can run it, and it must not keep anybody from running others: put it aside.
+    call('RENAME', P .. 't:' .. id, P .. 'bad:' .. id)
+    call('PEXPIRE', P .. 'bad:' .. id, ms(90 * DAY))
+    return
+  end
+  local where = run and cmsgpack.unpack(string.sub(run, 17)) or {'', 0}
+  head[5] = head[5] + 1
+  head[7] = 1
+  record = pack(head) .. rest
+  if aborted then
+    finish(id, record, 'x', 'cancelled while it ran, and its worker died', where)
+  elseif head[5] >= spec[5] then
+    finish(id, record, 'd', string.format('its worker died %d times while it ran (max_crashes)', head[5]), where)
+  else
+    head[2], head[3] = now, ''
+    call('SET', P .. 't:' .. id, pack(head) .. rest)
+    wait(id, lane_of(head, spec), head[1], now, 's')
+  end
+end
+
+-- Take back up to `limit` tasks whose leases ran out; how many.
+local function reap(limit)
+  local reaped = 0
+  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'ldue', '-inf', now, 'LIMIT', 0, 50)) do
+    local l = P .. 'l:' .. name
+    for _, id in ipairs(call('ZRANGEBYSCORE', l, '-inf', now, 'LIMIT', 0, limit - reaped)) do
+      crash(id, name)
+      reaped = reaped + 1
+    end
+    local first = first_score(l)
+    if first then
+      call('ZADD', P .. 'ldue', first, name)
+    else
+      call('ZREM', P .. 'ldue', name)
+    end
+    if reaped >= limit then
+      break
+    end
+  end
+  return reaped
+end
+
+-- Take up to `wanted` ids from a lane that has some.
+local function take(lane, wanted)
+  local q, active = P .. 'q:' .. lane, P .. 'a:' .. string.sub(lane, 1, 1)
+  local ids = call('ZRANGE', q, 0, wanted - 1)
+  if #ids > 0 then
+    call('ZREMRANGEBYRANK', q, 0, #ids - 1)
+  end
+  if #ids < wanted or call('EXISTS', q) == 0 then
+    call('ZREM', active, lane)
+  else
+    call('ZADD', active, 'XX', now, lane)
+  end
+  return ids
+end
+
+-- Choose up to `limit` ids: by bucket, names in turn (the longest unserved first), oldest first within a name.
+-- Returns them by name.
+local function choose(limit, caps, suspects)
+  local chosen = {}
+  for bucket = 3, 0, -1 do
+    local lanes = {}
+    for _, lane in ipairs(call('ZRANGE', P .. 'a:' .. bucket, 0, -1)) do
+      if caps[string.sub(lane, 4)] then
+        lanes[#lanes + 1] = lane
+      end
+    end
+    while limit > 0 and #lanes > 0 do
+      local quota, again = math.ceil(limit / #lanes), {}
+      for _, lane in ipairs(lanes) do
+        local name, suspect = string.sub(lane, 4), string.sub(lane, 2, 2) == 's'
+        local cap, wanted = caps[name], math.min(quota, limit)
+        if cap > 0 then
+          local taken = chosen[name] and #chosen[name] or 0
+          wanted = math.min(wanted, cap - taken - call('ZCARD', P .. 'l:' .. name))
+        end
+        if suspect then
+          wanted = math.min(wanted, suspects)
+        end
+        if wanted > 0 then
+          local ids = take(lane, wanted)
+          local of_name = chosen[name] or {}
+          for _, id in ipairs(ids) do
+            of_name[#of_name + 1] = id
+          end
+          chosen[name] = of_name
+          limit = limit - #ids
+          if suspect then
+            suspects = suspects - #ids
+          end
+          if #ids == quota then
+            again[#again + 1] = lane
+          end
+        end
+      end
+      lanes = again
+    end
+    if limit <= 0 then
+      break
+    end
+  end
+  return chosen
+end
+
+-- Lease ids of one name; appends id and record to `reply` and the id to `all`.
+local function lease(name, ids, claim, run, reply, all)
+  local keys = {}
+  for i, id in ipairs(ids) do
+    keys[i] = P .. 't:' .. id
+  end
+  local records = call('MGET', unpack(keys))
+  local deadline, leases, runs = now + claim[3], {}, {}
+  for i, id in ipairs(ids) do
+    -- A record that is gone (a server that evicts, a restart without persistence) leaves nothing to run.
+    if records[i] then
+      leases[#leases + 1] = deadline
+      leases[#leases + 1] = id
+      runs[#runs + 1] = id
+      runs[#runs + 1] = run
+      reply[#reply + 1] = id
+      reply[#reply + 1] = records[i]
+      all[#all + 1] = id
+    end
+  end
+  if #runs > 0 then
+    call('HSET', P .. 'run', unpack(runs))
+    call('ZADD', P .. 'l:' .. name, unpack(leases))
+    call('ZADD', P .. 'ldue', 'NX', deadline, name)
+  end
+end
+
+-- The same claim again: what it leased the first time, as far as it is still held.
+local function again(nonce, ids, reply)
+  for _, id in ipairs(ids) do
+    local run = call('HGET', P .. 'run', id)
+    local record = call('GET', P .. 't:' .. id)
+    if run and record and string.sub(run, 1, 16) == nonce then
+      reply[#reply + 1] = id
+      reply[#reply + 1] = record
+    end
+  end
+end
+
+-- claim: [worker, limit, lease, nonce, suspects]; caps: name -> max_concurrency or 0.
+-- Appends idle_for (-1: nothing known to come) and then id, record, id, record … to `reply`.
+local function claim_into(reply, claim, caps)
+  local nonce, seen = claim[4], P .. 'w:' .. claim[1]
+  reap(100)
+  promote(1000)
+  local last = call('GET', seen)
+  if last and string.sub(last, 1, 16) == nonce then
+    reply[#reply + 1] = 0
+    return again(nonce, cmsgpack.unpack(string.sub(last, 17)), reply)
+  end
+  reply[#reply + 1] = -1
+  local idle_at, all = #reply, {}
+  local run = nonce .. pack({claim[1], now})
+  for name, ids in pairs(choose(claim[2], caps, claim[5])) do
+    if #ids > 0 then
+      lease(name, ids, claim, run, reply, all)
+    end
+  end
+  if #all > 0 then
+    call('SET', seen, nonce .. pack(all), 'PX', ms(claim[3]))
+  end
+  if #all < claim[2] then
+    local due, lost = first_score(P .. 'due'), first_score(P .. 'ldue')
+    local next = math.min(due or math.huge, lost or math.huge)
+    if next < math.huge then
+      reply[idle_at] = math.max(0, next - now)
+    end
+  end
+end

@@ -1,0 +1,16 @@
+--! use base waiting ending
+-- Forget tasks that died long enough ago, 1,000 at most. ARGV[2]: how long. Returns how many.
+
+local ids = call('ZRANGEBYSCORE', P .. 'dead', '-inf', '(' .. string.format('%.0f', now - tonumber(ARGV[2])), 'LIMIT', 0, 1000)
+local purged = 0
+for _, id in ipairs(ids) do
+  local record = call('GET', P .. 't:' .. id)
+  if record then
+    local _, spec = forget(id, record, 'd')
+    settle_keys(id, spec[1], spec[6], false, 0)
+    purged = purged + 1
+  else
+    call('ZREM', P .. 'dead', id)
+  end
+end
+return purged

@@ -1,0 +1,32 @@
+"""Lua files become scripts: one file a verb, on top of the libraries that its first line names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+__all__ = ["Script", "load_script"]
+
+DIRECTIVE = "--! use "
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A verb's source, as the server gets it, and the digest by which the server remembers it."""
+
+    name: str
+    source: str
+    sha: str
+
+
+@cache
+def load_script(name: str) -> Script:
+    """The script of a verb: ``lua/<name>.lua`` behind the ``lua/lib`` files of its ``--! use`` line, in that order."""
+    folder = files("concave.store.redis") / "lua"
+    verb = (folder / f"{name}.lua").read_text(encoding="utf-8")
+    used = verb.partition("\n")[0].removeprefix(DIRECTIVE).split()
+    libraries = [(folder / "lib" / f"{library}.lua").read_text(encoding="utf-8") for library in used]
+    source = "\n".join([*libraries, verb])
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

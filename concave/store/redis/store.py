@@ -1,0 +1,183 @@
+"""The verbs of the seam on Redis: each one is one Lua script, one round trip."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from concave.clock import Clock, Micros
+from concave.store.protocol import Listener
+from concave.store.records import (
+    Claim,
+    Claimed,
+    ClaimNames,
+    Lease,
+    NewTask,
+    Query,
+    Settled,
+    Settlement,
+    TaskRecord,
+    TaskStatus,
+)
+from concave.store.redis.client import RedisClient, ScriptCaller
+from concave.store.redis.codec import MalformedRecordError, pack, packed_settlements, packed_tasks, read_record
+from concave.store.redis.locks import RedisLocks
+from concave.store.redis.schedules import RedisSchedules
+from concave.store.redis.topics import RedisTopics
+
+__all__ = ["RedisStore"]
+
+log = logging.getLogger("concave.store")
+
+LETTERS: dict[TaskStatus, str] = {
+    "pending": "p",
+    "scheduled": "s",
+    "running": "r",
+    "failed": "f",
+    "completed": "c",
+    "dead": "d",
+    "cancelled": "x",
+}
+
+
+class RedisStore:
+    """A task store on Redis; see `concave.store.protocol.Store` for what each verb promises."""
+
+    def __init__(
+        self, client: RedisClient, topics: RedisTopics, *, namespace: str, where: str, clock: Clock | None = None
+    ) -> None:
+        self._scripts = ScriptCaller(client, namespace, where, clock)
+        self._topics = topics
+        self._caps: tuple[ClaimNames, bytes] = ((), pack({}))
+        self.schedules = RedisSchedules(self._scripts)
+        self.locks = RedisLocks(self._scripts)
+
+    async def add(self, tasks: Sequence[NewTask]) -> list[str]:
+        ids = [new.id for new in tasks]
+        others = await self._scripts.call_again("add", packed_tasks(list(tasks)))
+        for index, standing in zip(others[::2], others[1::2], strict=True):
+            ids[index - 1] = standing.decode()
+        return ids
+
+    async def claim(self, claim: Claim) -> Claimed:
+        now, *claimed = await self._scripts.call("claim", _packed_claim(claim), self._packed_caps(claim.names))
+        return _claimed(claimed, claim, int(now))
+
+    async def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Settled:
+        if not settlements:
+            return Settled([], await self.claim(claim)) if claim else Settled([])
+        wanted = _packed_claim(claim) if claim else b""
+        caps = self._packed_caps(claim.names) if claim else b""
+        marks, now, *claimed = await self._scripts.call("settle", packed_settlements(list(settlements)), wanted, caps)
+        accepted = [mark == ACCEPTED for mark in marks]
+        return Settled(accepted, _claimed(claimed, claim, int(now))) if claim else Settled(accepted)
+
+    async def extend(self, leases: Sequence[Lease], duration: Micros) -> list[bool]:
+        if not leases:
+            return []
+        rows = pack([[lease.task.id, lease.token, lease.task.name] for lease in leases])
+        return [mark == ACCEPTED for mark in await self._scripts.call_again("extend", rows, duration)]
+
+    async def reap(self) -> int:
+        return int(await self._scripts.call("reap"))
+
+    async def listen(self, topic: str, notify: Callable[[str | None], object]) -> Listener:
+        return await self._topics.listen(topic, notify)
+
+    async def now(self) -> Micros:
+        return int((await self._scripts.call_again("get", ""))[0])
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        now, data, run, progress = await self._scripts.call_again("get", task_id)
+        return None if data is None else read_record(task_id.encode(), data, int(now), run, progress)
+
+    async def find(self, query: Query) -> list[TaskRecord]:
+        statuses = [LETTERS[status] for status in dict.fromkeys(query.statuses or LETTERS)]
+        now, *rows = await self._scripts.call_again(
+            "find",
+            pack(statuses),
+            pack(list(dict.fromkeys(query.names))),
+            "-inf" if query.created_after is None else f"({query.created_after}",
+            "+inf" if query.created_before is None else f"({query.created_before}",
+            query.limit,
+            query.offset,
+        )
+        columns = zip(rows[::4], rows[1::4], rows[2::4], rows[3::4], strict=True)
+        return _readable((task_id, data, int(now), run, progress) for task_id, data, run, progress in columns)
+
+    async def depth(self) -> int:
+        return int(await self._scripts.call_again("depth"))
+
+    async def cancel(self, task_id: str) -> bool:
+        return bool(await self._scripts.call("cancel", task_id))
+
+    async def abort(self, task_id: str) -> bool:
+        return bool(await self._scripts.call_again("abort", task_id))
+
+    async def report(self, lease: Lease, progress: bytes) -> bool:
+        return bool(await self._scripts.call_again("report", lease.task.id, lease.token, progress))
+
+    async def tidy(self) -> None:
+        await self._scripts.call_again("tidy")
+
+    async def dead(self, limit: int, offset: int) -> list[TaskRecord]:
+        now, *rows = await self._scripts.call_again("dead", limit, offset)
+        return _readable((task_id, data, int(now)) for task_id, data in zip(rows[::2], rows[1::2], strict=True))
+
+    async def dead_count(self) -> int:
+        return int(await self._scripts.call_again("dead_count"))
+
+    async def revive(self, task_id: str, new_id: str) -> str | None:
+        return new_id if await self._scripts.call_again("revive", task_id, new_id) else None
+
+    async def purge(self, older_than: Micros) -> int:
+        purged = 0
+        while batch := int(await self._scripts.call("purge", older_than)):
+            purged += batch
+        return purged
+
+    def _packed_caps(self, names: ClaimNames) -> bytes:
+        # A worker's names rarely change and are handed over as the same object: pack them once.
+        if self._caps[0] is not names:
+            self._caps = (names, pack(dict(names)))
+        return self._caps[1]
+
+
+ACCEPTED = ord("1")
+
+
+def _packed_claim(claim: Claim) -> bytes:
+    return pack([claim.worker_id, claim.limit, claim.lease, claim.nonce, claim.suspects])
+
+
+def _claimed(reply: list[Any], claim: Claim, now: Micros) -> Claimed:
+    idle_for, *rows = reply
+    leases: list[Lease] = []
+    for task_id, data in zip(rows[::2], rows[1::2], strict=True):
+        try:
+            task = read_record(task_id, data, now)
+        except MalformedRecordError as error:
+            # Its lease will run out, and whoever reaps it puts it aside.
+            log.error("claimed what nobody can run: %s", error)
+            continue
+        if task is not None:
+            running = task._replace(
+                status="running", attempt=task.attempt + 1, started_at=now, worker_id=claim.worker_id
+            )
+            leases.append(Lease(running, claim.nonce, task.crashes > 0))
+    return Claimed(leases, None if idle_for < 0 else int(idle_for))
+
+
+def _readable(rows: Any) -> list[TaskRecord]:
+    """The records among the rows of a listing; what isn't one is logged and passed over."""
+    records: list[TaskRecord] = []
+    for task_id, data, *rest in rows:
+        try:
+            record = None if data is None else read_record(task_id, data, *rest)
+        except MalformedRecordError as error:
+            log.error("left out of a listing: %s", error)
+            continue
+        if record is not None:
+            records.append(record)
+    return records

@@ -1,0 +1,109 @@
+"""One run of one task: decode the input, call the handler, encode the result, decide.
+
+The outcome is a value (a `Decision`, or None where the lease was lost and there is nothing left to decide), never an
+exception: whatever a handler raises, SystemExit and KeyboardInterrupt included, ends its own attempt and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Literal
+
+from concave.errors import TaskInputError, TaskOutputError, TaskTimeoutError
+from concave.store.records import Cancel, Complete, Decision, Lease, Release
+from concave.tasks.codec import CodecError
+from concave.tasks.context import TaskContext
+from concave.tasks.define import TaskDefinition
+from concave.tasks.retry import decide
+from concave.tasks.threads import HandlerThreads
+
+__all__ = ["Run", "StopCause", "execute"]
+
+StopCause = Literal["timeout", "shutdown", "cancelled", "lease lost"]
+
+
+class Run:
+    """A claimed task while its handler runs, as its worker holds it."""
+
+    __slots__ = ("cause", "context", "definition", "lease", "started", "task", "timer")
+
+    def __init__(
+        self, lease: Lease, definition: TaskDefinition[Any, Any], context: TaskContext, started: float
+    ) -> None:
+        self.lease = lease
+        self.definition = definition
+        self.context = context
+        self.started = started
+        self.task: asyncio.Task[None] | None = None
+        self.timer: Any = None
+        self.cause: StopCause | None = None
+
+    def stop(self, cause: StopCause, reason: str) -> bool:
+        """Ask the handler to end: its signal first, then its cancellation. False if it was asked before."""
+        if self.cause is not None:
+            return False
+        self.cause = cause
+        self.context.signal.abort(reason)
+        # A thread can't be cancelled: its handler sees the signal, and holds its slot until it returns.
+        if self.task is not None and self.definition.is_async:
+            self.task.cancel()
+        return True
+
+
+async def execute(run: Run, threads: HandlerThreads, chance: Callable[[], float] = random.random) -> Decision | None:
+    """Run a task's handler and decide what becomes of the task."""
+    definition = run.definition
+    try:
+        value = _decoded(run) if definition.arity == 2 else None
+        result = await _call(run, threads, value)
+        if run.cause == "timeout":
+            raise _timed_out(run)
+        return Complete(_encoded(definition, result))
+    except BaseException as error:
+        return _after(error, run, chance())
+
+
+def _after(error: BaseException, run: Run, chance: float) -> Decision | None:
+    """The decision after a run that didn't return."""
+    match run.cause:
+        case "lease lost":
+            return None
+        case "shutdown":
+            return Release()
+        case "cancelled":
+            return Cancel(run.context.signal.reason or "cancelled")
+        case "timeout":
+            error = error if isinstance(error, TaskTimeoutError) else _timed_out(run, error)
+        case None:
+            pass
+    return decide(error, run.lease.task.attempt, run.definition.retry, chance)
+
+
+async def _call(run: Run, threads: HandlerThreads, value: Any) -> Any:
+    definition = run.definition
+    args = (run.context, value)[: definition.arity]
+    if definition.is_async:
+        return await definition.handler(*args)
+    return await threads.run(definition.handler, *args)
+
+
+def _decoded(run: Run) -> Any:
+    try:
+        return run.definition.input.decode(run.lease.task.input)
+    except CodecError as error:
+        raise TaskInputError(f"this version of the code can't take the input: {error}") from error
+
+
+def _encoded(definition: TaskDefinition[Any, Any], result: Any) -> bytes:
+    try:
+        return definition.output.encode(result)[1]
+    except CodecError as error:
+        raise TaskOutputError(f"the handler's result: {error}") from error
+
+
+def _timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeoutError:
+    error = TaskTimeoutError(f"ran longer than its timeout of {run.definition.timeout:g} s")
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,102 @@
+"""A task's options: how it is retried, debounced and kept. Checked where they are written, not where they bite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from concave.clock import seconds
+from concave.errors import ConfigurationError
+from concave.store.records import Retention
+
+__all__ = ["Backoff", "DebounceConfig", "Duration", "RetentionConfig", "RetryConfig", "RetryOn", "at_least_one", "priority_in_range"]
+
+Duration = float | timedelta
+"""Seconds, or a timedelta."""
+
+Backoff = Literal["exponential", "linear", "fixed"]
+
+RetryOn = Callable[[BaseException], bool] | type[BaseException] | tuple[type[BaseException], ...]
+"""Which errors are worth another attempt: a predicate, or exception types."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryConfig:
+    """When a failed attempt is repeated, and after how long.
+
+    The delay after the n-th failed attempt is ``initial_delay`` times 2^(n-1) (exponential), n (linear) or 1
+    (fixed), at most ``max_delay``; then 10 to 20 % are added, so that what failed together doesn't return together.
+    """
+
+    max_attempts: int = 3
+    _: KW_ONLY
+    backoff: Backoff = "exponential"
+    initial_delay: Duration = 1.0
+    max_delay: Duration = 60.0
+    retry_on: RetryOn | None = None
+
+    def __post_init__(self) -> None:
+        at_least_one(self.max_attempts, "max_attempts")
+        if self.backoff not in {"exponential", "linear", "fixed"}:
+            raise ConfigurationError(f"backoff must be 'exponential', 'linear' or 'fixed', not {self.backoff!r}")
+        object.__setattr__(self, "initial_delay", seconds(self.initial_delay, "initial_delay"))
+        object.__setattr__(self, "max_delay", seconds(self.max_delay, "max_delay"))
+
+
+@dataclass(frozen=True, slots=True)
+class DebounceConfig:
+    """Calls within ``window`` of one another become one task, which gets the last input.
+
+    ``key`` tells which calls belong together. Each call restarts the window; ``max_wait`` bounds the wait from the
+    first call on.
+    """
+
+    window: Duration
+    key: Callable[[Any], str]
+    max_wait: Duration | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window", seconds(self.window, "debounce window"))
+        if self.max_wait is not None:
+            object.__setattr__(self, "max_wait", seconds(self.max_wait, "debounce max_wait"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    """How long the record of an ended task is kept, and its idempotency key after it completed."""
+
+    completed: Duration = timedelta(hours=24)
+    cancelled: Duration = timedelta(hours=24)
+    dead: Duration = timedelta(days=90)
+    idempotency_key: Duration = timedelta(hours=24)
+
+    def in_micros(self) -> Retention:
+        """The same for the store."""
+        return Retention(
+            completed=_micros(self.completed, "retention.completed"),
+            cancelled=_micros(self.cancelled, "retention.cancelled"),
+            dead=_micros(self.dead, "retention.dead"),
+            key=_micros(self.idempotency_key, "retention.idempotency_key"),
+        )
+
+
+def priority_in_range(priority: int) -> int:
+    """The priority, if it is a whole number from 0 to 100."""
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 100:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"priority must be a whole number from 0 to 100, not {priority!r}")
+    return priority
+
+
+def at_least_one(value: int, option: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"{option} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def _micros(duration: Duration, option: str) -> int:
+    return max(1000, round(seconds(duration, option) * 1_000_000))
+
+
+

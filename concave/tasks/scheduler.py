@@ -1,0 +1,211 @@
+"""The scheduler: what an application calls to have tasks run, now, later or again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from concave.clock import seconds, to_micros
+from concave.errors import ConfigurationError
+from concave.kv.protocol import KV
+from concave.store.protocol import done_topic
+from concave.store.records import NewTask, Query, TaskStatus
+from concave.tasks.batching import Batcher, in_batches
+from concave.tasks.dead_letter import DeadLetterQueue
+from concave.tasks.define import TaskDefinition
+from concave.tasks.model import Task
+from concave.tasks.options import Duration
+from concave.tasks.recurring import Misfire, RecurringManager
+from concave.tasks.submission import submission
+
+__all__ = ["TaskScheduler"]
+
+In = TypeVar("In")
+
+STATUSES: tuple[TaskStatus, ...] = ("pending", "scheduled", "running", "completed", "failed", "dead", "cancelled")
+ENDED = frozenset[TaskStatus]({"completed", "dead", "cancelled"})
+
+
+class TaskScheduler:
+    """Adds tasks to a store and looks after them. A task need not be registered to be enqueued.
+
+    Every method raises `StoreError` where the store can't do what it was asked; `enqueue` and `schedule` return
+    only once the store has the task.
+    """
+
+    def __init__(self, kv: KV) -> None:
+        self._kv = kv
+        self._batcher = Batcher(lambda tasks: kv.store.add(tasks))
+        self.dead_letters = DeadLetterQueue(kv)
+
+    async def enqueue(
+        self,
+        task: TaskDefinition[In, Any],
+        input: In | Mapping[str, Any] | None = None,
+        *,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Run a task as soon as a worker is free; its id.
+
+        Where its idempotency key is taken, or it was debounced into a waiting task, the id is that task's. Raises
+        `TaskInputError` for an input that isn't what the task takes; nothing is stored then.
+        """
+        return await self._batcher.submit(
+            submission(task, input, priority=priority, idempotency_key=idempotency_key)
+        )
+
+    async def enqueue_many(
+        self, task: TaskDefinition[In, Any], inputs: Iterable[In | Mapping[str, Any]], *, priority: int | None = None
+    ) -> list[str]:
+        """Enqueue a task once for each input, in few round trips; the ids in the inputs' order.
+
+        All inputs are checked before the first is stored. Several steps of the store are needed for thousands, so a
+        `StoreError` can leave the first ones enqueued.
+        """
+        return await self.submit([submission(task, each, priority=priority) for each in inputs])
+
+    async def schedule(
+        self,
+        task: TaskDefinition[In, Any],
+        input: In | Mapping[str, Any] | None = None,
+        *,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Run a task after `delay` (seconds or a timedelta) or `at` an aware datetime; its id.
+
+        A time that has passed means now. Raises as `enqueue` does, and `ConfigurationError` for a naive `at` or a
+        negative `delay`.
+        """
+        return await self._batcher.submit(
+            submission(task, input, delay=delay, at=at, priority=priority, idempotency_key=idempotency_key)
+        )
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[str]:
+        """Hand over submissions made elsewhere (an outbox). Sending one twice adds it once."""
+        ids: list[str] = []
+        for batch in in_batches(tasks):
+            ids += await self._kv.store.add(batch)
+        return ids
+
+    def enqueue_from_thread(
+        self,
+        task: TaskDefinition[In, Any],
+        input: In | Mapping[str, Any] | None = None,
+        *,
+        delay: Duration | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """`schedule` for synchronous code in a thread (a ``def`` handler or endpoint): blocks that thread only.
+
+        Raises `ConfigurationError` on the event loop's own thread, which it would block for ever.
+        """
+        loop = self._kv.loop
+        if _running_loop() is not None:
+            raise ConfigurationError("this thread runs an event loop: await scheduler.enqueue(...) instead")
+        new = submission(task, input, delay=delay, priority=priority, idempotency_key=idempotency_key)
+        return asyncio.run_coroutine_threadsafe(self._batcher.submit(new), loop).result()
+
+    async def schedule_recurring(
+        self,
+        task: TaskDefinition[In, Any],
+        input: In | Mapping[str, Any] | None = None,
+        *,
+        cron: str | None = None,
+        interval: Duration | None = None,
+        timezone: str = "UTC",
+        id: str | None = None,
+        misfire: Misfire = "once",
+    ) -> str:
+        """Run a task by a cron expression or every `interval` (seconds or a timedelta); the schedule's id.
+
+        Declaring the same schedule again, on every boot and replica, changes nothing; under a given `id` a changed
+        rule or input replaces the old one. `misfire` says what becomes of slots that no scheduler was there to fire.
+        Raises `InvalidScheduleError` for a rule that can't be.
+        """
+        return await RecurringManager(self._kv).create(
+            task, input, cron=cron, interval=interval, timezone=timezone, id=id, misfire=misfire
+        )
+
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+        """Cancel a task that waits. False for one that runs, has ended or is unknown.
+
+        With ``running=True`` a task that runs is told to stop at once: an ``async`` handler is cancelled, a ``def``
+        handler sees its signal. True then means that it was told; whatever it returns in time still counts.
+        """
+        return await self._kv.store.cancel(task_id) or (running and await self._kv.store.abort(task_id))
+
+    async def get_task(self, task_id: str) -> Task | None:
+        """A task, or None where it never was or its record has expired."""
+        record = await self._kv.store.get(task_id)
+        return None if record is None else Task.from_record(record)
+
+    async def get_tasks(
+        self,
+        *,
+        status: TaskStatus | Sequence[TaskStatus] | None = None,
+        name: str | Sequence[str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[Task]:
+        """Tasks by status, name and time of creation, newest first. `limit` is at most 1,000."""
+        if not 1 <= limit <= 1000 or offset < 0:
+            raise ConfigurationError(f"limit is 1 to 1000 and offset at least 0, not {limit!r} and {offset!r}")
+        query = Query(
+            statuses=_statuses(status),
+            names=_several(name),
+            created_after=None if created_after is None else to_micros(created_after, "created_after"),
+            created_before=None if created_before is None else to_micros(created_before, "created_before"),
+            limit=limit,
+            offset=offset,
+        )
+        return [Task.from_record(record) for record in await self._kv.store.find(query)]
+
+    async def get_queue_depth(self) -> int:
+        """How many tasks wait: pending, scheduled, and failed ones before their retry."""
+        return await self._kv.store.depth()
+
+    async def wait(self, task_id: str, *, timeout: Duration | None = None) -> Task | None:
+        """Wait until a task has completed, died or been cancelled; the finished task, or None where it is unknown.
+
+        Raises TimeoutError after `timeout` seconds.
+        """
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        ended = asyncio.Event()
+        listener = await self._kv.store.listen(done_topic(task_id), lambda _: ended.set())
+        try:
+            async with asyncio.timeout(limit):
+                while (task := await self.get_task(task_id)) is not None and task.status not in ENDED:
+                    await ended.wait()
+                    ended.clear()
+            return task
+        finally:
+            await listener.close()
+
+
+def _statuses(status: TaskStatus | Sequence[TaskStatus] | None) -> tuple[TaskStatus, ...]:
+    wanted: tuple[Any, ...] = _several(status)
+    if unknown := [each for each in wanted if each not in STATUSES]:
+        raise ConfigurationError(f"no status {unknown[0]!r}; there are {', '.join(STATUSES)}")
+    return wanted
+
+
+def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,87 @@
+"""From a task and its input to what a store keeps. Pure: the same for the scheduler, an outbox and a schedule."""
+
+from __future__ import annotations
+
+import os
+from base64 import b32hexencode
+from datetime import datetime
+from typing import Any
+
+from concave.clock import seconds, to_micros
+from concave.errors import ConfigurationError, TaskInputError, TaskInputTooLargeError
+from concave.store.records import Debounce, NewTask
+from concave.tasks.codec import CodecError
+from concave.tasks.define import TaskDefinition
+from concave.tasks.options import DebounceConfig, Duration, priority_in_range
+
+__all__ = ["MAX_INPUT_BYTES", "MAX_KEY", "new_task_id", "submission"]
+
+MAX_INPUT_BYTES = 1024 * 1024
+MAX_KEY = 512
+"""Characters of an idempotency or debounce key."""
+
+
+def submission(
+    task: TaskDefinition[Any, Any],
+    value: object = None,
+    *,
+    delay: Duration | None = None,
+    at: datetime | None = None,
+    priority: int | None = None,
+    idempotency_key: str | None = None,
+    recurring: bool = False,
+    task_id: str | None = None,
+    max_bytes: int = MAX_INPUT_BYTES,
+) -> NewTask:
+    """A checked submission.
+
+    Raises `TaskInputError` for an input that isn't what the task takes, `ConfigurationError` for a naive `at`, a
+    negative `delay`, both at once, or a priority outside 0 to 100. A `recurring` slot has its own identity and
+    ignores the definition's key and debounce.
+    """
+    if delay is not None and at is not None:
+        raise ConfigurationError("give delay or at, not both")
+    try:
+        checked, data = task.input.encode(value)
+    except CodecError as error:
+        raise TaskInputError(f"task {task.name!r}: {error}") from error
+    if len(data) > max_bytes:
+        raise TaskInputTooLargeError(f"task {task.name!r}: an input of {len(data)} bytes; the limit is {max_bytes}")
+    return NewTask(
+        id=task_id or new_task_id(),
+        name=task.name,
+        input=data,
+        priority=task.priority if priority is None else priority_in_range(priority),
+        delay=0 if delay is None else round(seconds(delay, "delay") * 1_000_000),
+        at=None if at is None else to_micros(at, "at"),
+        max_attempts=task.retry.max_attempts,
+        max_crashes=task.max_crashes,
+        idempotency_key=None if recurring else _idempotency_key(task, checked, idempotency_key),
+        debounce=None if recurring or task.debounce is None else _debounce(task.debounce, task.name, checked),
+        retention=task.retention,
+    )
+
+
+def new_task_id() -> str:
+    """A new id: 96 random bits in 20 lower-case letters and digits. Two among 10^12 meet with odds of 1 : 10^5."""
+    return b32hexencode(os.urandom(12))[:20].decode().lower()
+
+
+def _idempotency_key(task: TaskDefinition[Any, Any], value: object, given: str | None) -> str | None:
+    if given is None and task.idempotency_key is not None:
+        given = task.idempotency_key(value)
+    return None if given is None else _checked_key(given, "idempotency_key", task.name)
+
+
+def _debounce(config: DebounceConfig, name: str, value: object) -> Debounce:
+    return Debounce(
+        key=_checked_key(config.key(value), "debounce key", name),
+        window=round(seconds(config.window, "debounce window") * 1_000_000),
+        max_wait=None if config.max_wait is None else round(seconds(config.max_wait, "max_wait") * 1_000_000),
+    )
+
+
+def _checked_key(key: object, option: str, name: str) -> str:
+    if not isinstance(key, str) or not key or len(key) > MAX_KEY:
+        raise ConfigurationError(f"task {name!r}: {option} must be text of 1 to {MAX_KEY} characters, not {key!r}")
+    return key

@@ -1,0 +1,63 @@
+"""How workers are made: their options, checked."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from concave.clock import seconds
+from concave.errors import ConfigurationError
+from concave.kv.protocol import KV
+from concave.tasks.options import Duration, at_least_one
+from concave.tasks.registry import TaskRegistry
+from concave.tasks.worker import TaskWorker
+
+__all__ = ["create_task_worker", "start_task_workers"]
+
+
+def create_task_worker(
+    kv: KV,
+    registry: TaskRegistry,
+    *,
+    id: str | None = None,
+    concurrency: int = 5,
+    poll_interval: Duration = 1.0,
+    lock_ttl: Duration = 30.0,
+    heartbeat: Duration = 10.0,
+    task_types: Sequence[str] | None = None,
+    state: Any = None,
+) -> TaskWorker:
+    """A worker that is yet to be started.
+
+    `concurrency`: tasks at a time. `lock_ttl`: seconds after which a worker that fell silent is taken for dead.
+    `heartbeat`: seconds between renewals; less than half of `lock_ttl`. `poll_interval`: the longest an idle worker
+    goes without a look, should a wake-up be lost. `task_types`: names to take; all registered ones by default. `state`
+    is handed to handlers as ``ctx.state``.
+
+    Raises `ConfigurationError` for an option that can't be.
+    """
+    lease, beat = seconds(lock_ttl, "lock_ttl", minimum=0.01), seconds(heartbeat, "heartbeat", minimum=0.001)
+    if beat > lease / 2:
+        raise ConfigurationError(f"heartbeat ({beat:g} s) must be at most half of lock_ttl ({lease:g} s)")
+    if isinstance(task_types, str):
+        raise ConfigurationError(f"task_types is a list of names, not the text {task_types!r}")
+    return TaskWorker(
+        kv,
+        registry,
+        id=id or f"worker-{secrets.token_hex(6)}",
+        concurrency=at_least_one(concurrency, "concurrency"),
+        poll_interval=seconds(poll_interval, "poll_interval", minimum=0.001),
+        lock_ttl=lease,
+        heartbeat=beat,
+        task_types=None if task_types is None else frozenset(task_types),
+        state=state,
+    )
+
+
+async def start_task_workers(kv: KV, registry: TaskRegistry, count: int, **options: Any) -> list[TaskWorker]:
+    """Create and start `count` workers; the options are those of `create_task_worker`."""
+    workers = [create_task_worker(kv, registry, **options) for _ in range(at_least_one(count, "count"))]
+    for worker in workers:
+        await worker.start()
+    return workers

@@ -1,0 +1,54 @@
+"""Fixtures that every test may ask for: real servers, started once a run and only when a test needs them."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.servers import PostgresServer, RedisServer, ServerError, temporary_database
+from tests.servers.ports import is_listening
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A real Redis: the one at CONCAVE_TEST_REDIS_URL, or one of this run's own. Tests share it, by prefixes."""
+    if url := os.environ.get("CONCAVE_TEST_REDIS_URL"):
+        yield _reachable(url, "CONCAVE_TEST_REDIS_URL", 6379)
+        return
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(RedisServer())
+        except ServerError as error:
+            raise pytest.fail.Exception(f"No Redis to test against.\n{error}", pytrace=False) from None
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A real PostgreSQL: the one at CONCAVE_TEST_POSTGRES_URL, or one of this run's own."""
+    if url := os.environ.get("CONCAVE_TEST_POSTGRES_URL"):
+        yield _reachable(url, "CONCAVE_TEST_POSTGRES_URL", 5432)
+        return
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(PostgresServer())
+        except ServerError as error:
+            raise pytest.fail.Exception(f"No PostgreSQL to test against.\n{error}", pytrace=False) from None
+        yield server.url
+
+
+@pytest.fixture
+async def postgres_database(postgres_url: str) -> AsyncIterator[str]:
+    """The URL of a new, empty PostgreSQL database, dropped after the test."""
+    async with temporary_database(postgres_url) as url:
+        yield url
+
+
+def _reachable(url: str, variable: str, default_port: int) -> str:
+    """That URL, when something listens there; a server that was asked for and is missing fails the run."""
+    parts = make_url(url)
+    if not is_listening(parts.host or "localhost", parts.port or default_port):
+        pytest.fail(f"{variable} is {parts.render_as_string()}, and nothing answers there.", pytrace=False)
+    return url
