@@ -23,3 +23,7 @@ class Outbox(Protocol):
         Any number of sweepers may run at once.
         """
         ...
+
+    async def drain(self) -> None:
+        """Wait for what is being relayed right now; called when a process ends."""
+        ...

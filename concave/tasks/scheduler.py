@@ -86,6 +86,10 @@ class TaskScheduler:
             submission(task, input, delay=delay, at=at, priority=priority, idempotency_key=idempotency_key)
         )
 
+    async def submit_one(self, task: NewTask) -> str:
+        """Hand over a submission made elsewhere, sharing round trips with whatever else is being enqueued."""
+        return await self._batcher.submit(task)
+
     async def submit(self, tasks: Sequence[NewTask]) -> list[str]:
         """Hand over submissions made elsewhere (an outbox). Sending one twice adds it once."""
         ids: list[str] = []

@@ -33,6 +33,8 @@ class Sweeper:
         self._stopping = True
         self._wake.set()
         await self._main
+        for outbox in self._outboxes():
+            await outbox.drain()
 
     async def _run(self) -> None:
         while not self._stopping:

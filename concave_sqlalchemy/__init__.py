@@ -1,0 +1,7 @@
+"""Tables as REST resources whose writes trigger tasks, on SQLAlchemy."""
+
+from concave_sqlalchemy.problems import Problem
+from concave_sqlalchemy.resource import Resource, use_resource
+from concave_sqlalchemy.tables import create_outbox_tables, metadata
+
+__all__ = ["Problem", "Resource", "create_outbox_tables", "metadata", "use_resource"]

@@ -1,0 +1,80 @@
+"""From the outbox to the store, right after a commit. Requests that commit at the same time share round trips."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from concave.errors import ConcaveError, TasksNotInitializedError
+from concave.tasks.defaults import get_task_scheduler
+
+if TYPE_CHECKING:
+    from concave_sqlalchemy.outbox import Submission
+
+__all__ = ["Relay"]
+
+log = logging.getLogger("concave.outbox")
+
+PATIENCE = 0.5
+"""Seconds that a response waits for the store to take its tasks: they are safe in the outbox, and are sent all the same."""
+
+
+class Relay:
+    """Sends committed submissions to the store and has their rows deleted, in the background and in batches."""
+
+    def __init__(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
+        self._delete = delete
+        self._to_delete: list[str] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._deleting: asyncio.Task[None] | None = None
+        self._troubled = False
+
+    async def send(self, submissions: Sequence[Submission]) -> None:
+        """Send; returns once the store has them, or after a moment's patience with a store that doesn't answer."""
+        if not submissions:
+            return
+        sending = self._spawn(self._send(submissions))
+        await asyncio.wait({sending}, timeout=PATIENCE)
+
+    async def drain(self) -> None:
+        """Wait for what is under way."""
+        while self._background:
+            await asyncio.wait(set(self._background))
+
+    async def _send(self, submissions: Sequence[Submission]) -> None:
+        try:
+            await asyncio.gather(*(self._send_one(each) for each in submissions))
+        except TasksNotInitializedError:
+            self._trouble("no scheduler in this process: tasks wait in the outbox for a process that has one")
+        except ConcaveError as error:
+            self._trouble(f"tasks wait in the outbox: {error}")
+        else:
+            self._troubled = False
+
+    async def _send_one(self, submission: Submission) -> None:
+        scheduler = submission.scheduler or get_task_scheduler()
+        await scheduler.submit_one(submission.task)
+        self._to_delete.append(submission.task.id)
+        if self._deleting is None or self._deleting.done():
+            self._deleting = self._spawn(self._delete_all())
+
+    async def _delete_all(self) -> None:
+        while self._to_delete:
+            ids, self._to_delete = self._to_delete, []
+            try:
+                await self._delete(ids)
+            except Exception as error:  # the rows stay, and are swept up: whatever is wrong with the database, nothing is lost
+                log.warning("%d relayed rows could not be deleted yet: %s", len(ids), error)
+
+    def _trouble(self, message: str) -> None:
+        # Once per outage, not once per request.
+        log.log(logging.DEBUG if self._troubled else logging.WARNING, "%s", message)
+        self._troubled = True
+
+    def _spawn(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task  # type: ignore[return-value]

@@ -1,0 +1,184 @@
+"""`use_resource`: a table becomes a REST resource, an ASGI app to mount in Starlette or FastAPI."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic_core import to_json
+from sqlalchemy import Table
+from sqlalchemy.ext.asyncio import async_sessionmaker
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from concave.errors import ConfigurationError
+from concave.hooks import ResourceHooks
+from concave_sqlalchemy.body import read_object
+from concave_sqlalchemy.fields import ResourceField, fields_of, table_of
+from concave_sqlalchemy.mount import ResourceRoute, route_path
+from concave_sqlalchemy.operations import Operations
+from concave_sqlalchemy.outbox import Outbox
+from concave_sqlalchemy.pagination import read_page_request
+from concave_sqlalchemy.problems import Problem, problem_response
+from concave_sqlalchemy.schema import RowSchema
+
+__all__ = ["Resource", "use_resource"]
+
+log = logging.getLogger("concave.resource")
+
+MAX_BODY = 1024 * 1024
+
+
+class Resource:
+    """A table over HTTP. Made by `use_resource`; mount it with `mount`, or anywhere an ASGI app goes."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        schema: RowSchema,
+        outbox: Outbox,
+        *,
+        user: Callable[[Request], Any] | None,
+        default_limit: int,
+        max_limit: int,
+        max_body: int,
+    ) -> None:
+        self._operations = operations
+        self._schema = schema
+        self._user = user
+        self._default_limit = default_limit
+        self._max_limit = max_limit
+        self._max_body = max_body
+        # Others know the outbox weakly: it is relayed as long as one of its resources lives.
+        self._outbox = outbox
+
+    def mount(self, path: str) -> ResourceRoute:
+        """A route that serves this resource at `path` and `path/`, and its rows below."""
+        return ResourceRoute(path, self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        if scope["type"] != "http":
+            raise ConfigurationError(f"a resource answers http, not {scope['type']}")
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request, route_path(scope))
+        except Problem as problem:
+            response = problem_response(problem)
+        except HTTPException as error:
+            response = problem_response(Problem(error.status_code, str(error.detail), headers=error.headers))
+        except ClientDisconnect:
+            return
+        except Exception:  # nothing internal leaves; the log has it, and the transaction is rolled back
+            log.exception("%s %s failed", request.method, request.url.path)
+            response = problem_response(Problem(500, "something went wrong here"))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request, path: str) -> Response:
+        user = await self._user_of(request)
+        match path:
+            case "" | "/":
+                return await self._collection(request, user)
+            case "/count":
+                _allow(request, "GET")
+                return _json({"count": await self._operations.count()})
+            case _:
+                return await self._item(request, user, path[1:])
+
+    async def _collection(self, request: Request, user: Any) -> Response:
+        _allow(request, "GET", "POST")
+        if request.method == "POST":
+            body = await read_object(request, self._max_body)
+            return _json(await self._operations.create(request, user, body), status=201)
+        wanted = read_page_request(
+            request.query_params,
+            self._schema.key_adapter,
+            default_limit=self._default_limit,
+            max_limit=self._max_limit,
+        )
+        return _json(await self._operations.page(wanted))
+
+    async def _item(self, request: Request, user: Any, text: str) -> Response:
+        _allow(request, "GET", "PATCH", "PUT", "DELETE")
+        key = self._schema.read_key(text)
+        match request.method:
+            case "PATCH":
+                body = await read_object(request, self._max_body)
+                return _json(await self._operations.patch(request, user, key, body))
+            case "PUT":
+                body = await read_object(request, self._max_body)
+                return _json(await self._operations.replace(request, user, key, body))
+            case "DELETE":
+                await self._operations.delete(request, user, key)
+                return Response(status_code=204)
+            case _:
+                return _json(await self._operations.get(key))
+
+    async def _user_of(self, request: Request) -> Any:
+        if self._user is None:
+            return None
+        user = self._user(request)
+        return await user if inspect.isawaitable(user) else user
+
+
+def use_resource(
+    table: Any,
+    *,
+    session: async_sessionmaker[Any],
+    id: str | None = None,
+    hooks: ResourceHooks | None = None,
+    user: Callable[[Request], Any | Awaitable[Any]] | None = None,
+    default_limit: int = 20,
+    max_limit: int = 100,
+    max_body: int = MAX_BODY,
+) -> Resource:
+    """A REST resource of a mapped class or a `Table`.
+
+    `session`: an ``async_sessionmaker`` on SQLite (aiosqlite) or PostgreSQL (asyncpg). `id`: the field that tells rows apart;
+    the primary key by default. `hooks`: see `ResourceHooks` and `create_task_trigger_hooks`. `user`: from a request, sync or
+    async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse.
+    `default_limit`, `max_limit`: rows of a page. `max_body`: bytes.
+
+    Each request is one transaction, committed before the response is sent; hooks run inside it, and what they enqueue commits
+    with it. Rows are dicts by field name: the mapped attribute's, or the column's key. Raises `ConfigurationError` for a table
+    that can't be a resource.
+    """
+    found, mapper = table_of(table)
+    fields = fields_of(found, mapper)
+    schema = RowSchema.of(found.name, fields, _key_of(found, fields, id))
+    if not 1 <= default_limit <= max_limit:
+        raise ConfigurationError(f"default_limit must be 1 to max_limit, not {default_limit} with {max_limit}")
+    outbox = Outbox.of(session)
+    return Resource(
+        Operations(found, schema, hooks or ResourceHooks(), outbox),
+        schema,
+        outbox,
+        user=user,
+        default_limit=default_limit,
+        max_limit=max_limit,
+        max_body=max_body,
+    )
+
+
+def _key_of(table: Table, fields: list[ResourceField], given: str | None) -> ResourceField:
+    keys = [field for field in fields if (field.is_key if given is None else field.name == given)]
+    if len(keys) == 1:
+        return keys[0]
+    if given is not None:
+        raise ConfigurationError(f"table {table.name!r} has no column {given!r}")
+    raise ConfigurationError(f"table {table.name!r} has {len(keys)} primary key columns; name one that is unique: id=…")
+
+
+def _allow(request: Request, *methods: str) -> None:
+    if request.method in methods or (request.method == "HEAD" and "GET" in methods):
+        return
+    allowed = ", ".join((*methods, "HEAD") if "GET" in methods else methods)
+    raise Problem(405, f"{request.method} is not for this path; {allowed} are", headers={"allow": allowed})
+
+
+def _json(value: Any, *, status: int = 200) -> Response:
+    return Response(to_json(value, bytes_mode="base64"), status_code=status, media_type="application/json")
