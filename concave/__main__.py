@@ -22,11 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     worker = commands.add_parser("worker", help="run tasks, with no web server, until SIGTERM or Ctrl-C")
     worker.add_argument("lifespan", help="where the app's task_lifespan(...) is: package.module:name")
-    worker.add_argument("--workers", type=int, help="how many workers; by default as many as the lifespan says, at least 1")
+    worker.add_argument(
+        "--workers", type=int, help="how many workers; by default as many as the lifespan says, at least 1"
+    )
     worker.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     options = parser.parse_args(arguments)
     logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
     )
     try:
         lifespan = _load(options.lifespan)

@@ -24,7 +24,9 @@ Micros = int
 class Timer(Protocol):
     """A call that is yet to come."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        """Let it not come."""
+        ...
 
 
 class Clock(Protocol):
@@ -47,12 +49,15 @@ class SystemClock:
     """The machine's clock."""
 
     def now(self) -> Micros:
+        """See `Clock`."""
         return time.time_ns() // 1000
 
     def monotonic(self) -> float:
+        """See `Clock`."""
         return time.monotonic()
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        """See `Clock`."""
         return asyncio.get_running_loop().call_later(delay, callback)
 
 
@@ -73,14 +78,18 @@ def seconds(duration: float | timedelta, option: str, *, minimum: float = 0.0) -
     except (TypeError, ValueError):
         raise ConfigurationError(f"{option} must be seconds or a timedelta, not {duration!r}") from None
     if not minimum <= value < float("inf"):
-        raise ConfigurationError(f"{option} must be at least {minimum:g} seconds and finite, not {duration!r}")
+        raise ConfigurationError(
+            f"{option} must be at least {minimum:g} seconds and finite, not {duration!r}"
+        )
     return value
 
 
 def to_micros(moment: datetime, option: str) -> Micros:
     """An aware datetime as microseconds since the epoch; a naive one is a `ConfigurationError`."""
     if moment.tzinfo is None or moment.utcoffset() is None:
-        raise ConfigurationError(f"{option} must be an aware datetime (say, datetime.now(UTC)), not naive {moment!r}")
+        raise ConfigurationError(
+            f"{option} must be an aware datetime (say, datetime.now(UTC)), not naive {moment!r}"
+        )
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 

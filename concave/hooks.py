@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
 
@@ -21,8 +21,15 @@ class Enqueue(Protocol):
     """Where `HookContext.enqueue` puts a task: an outbox in a transaction, or a scheduler."""
 
     async def __call__(
-        self, task: TaskDefinition[Any, Any], input: Any, *, delay: Duration | None, scheduler: TaskScheduler | None
-    ) -> str: ...
+        self,
+        task: TaskDefinition[Any, Any],
+        input: Any,
+        *,
+        delay: Duration | None,
+        scheduler: TaskScheduler | None,
+    ) -> str:
+        """Put it there; its id."""
+        ...
 
 
 class HookContext:
@@ -84,10 +91,6 @@ async def _enqueue_now(
     return await (scheduler or get_task_scheduler()).schedule(task, input, delay=delay)
 
 
-BeforeWrite: TypeAlias = Callable[[HookContext, Row], "Row | None | Awaitable[Row | None]"]
-AfterWrite: TypeAlias = Callable[[HookContext, Row], Any]
-
-
 @dataclass(frozen=True, slots=True)
 class ResourceHooks:
     """Functions, sync or async, around a resource's writes.
@@ -106,8 +109,12 @@ class ResourceHooks:
 
 def compose_hooks(*hooks: ResourceHooks) -> ResourceHooks:
     """One set of hooks out of several: before-hooks chain (each gets what the one before it returned), after-hooks
-    run in order."""
-    chains = {field.name: [hook for each in hooks if (hook := getattr(each, field.name))] for field in fields(ResourceHooks)}
+    run in order.
+    """
+    chains = {
+        field.name: [hook for each in hooks if (hook := getattr(each, field.name))]
+        for field in fields(ResourceHooks)
+    }
     return ResourceHooks(
         on_before_create=_chain(chains["on_before_create"]),
         on_after_create=_each(chains["on_after_create"]),

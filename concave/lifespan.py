@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +26,10 @@ __all__ = ["AppLifespan", "Schedule", "TaskLifespan", "task_lifespan"]
 
 log = logging.getLogger("concave")
 
-AppLifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+AppLifespan = (
+    Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
+    | Callable[[Any], AbstractAsyncContextManager[None]]
+)
 """An app's own lifespan, as Starlette and FastAPI take it."""
 
 
@@ -70,7 +73,7 @@ class TaskLifespan:
         return replace(self, workers=_count(workers))
 
     @asynccontextmanager
-    async def _run(self, app: Any) -> AsyncIterator[dict[str, Any]]:
+    async def _run(self, app: Any) -> AsyncGenerator[dict[str, Any]]:
         async with AsyncExitStack() as stack:
             kv = await self._connected(stack)
             defaults = Defaults(TaskScheduler(kv), self._registry())
@@ -84,7 +87,11 @@ class TaskLifespan:
 
     async def _connected(self, stack: AsyncExitStack) -> KV:
         """The connection: opened and closed here if it was given as a URL, else its owner closes it."""
-        kv = kv_from_url(self.kv, prefix=self.prefix) if self.kv is None or isinstance(self.kv, str) else self.kv
+        kv = (
+            kv_from_url(self.kv, prefix=self.prefix)
+            if self.kv is None or isinstance(self.kv, str)
+            else self.kv
+        )
         try:
             await kv.connect()
         except StoreError as error:
@@ -103,7 +110,8 @@ class TaskLifespan:
     async def _inner_state(self, stack: AsyncExitStack, app: Any) -> dict[str, Any]:
         if self.inner is None:
             return {}
-        return dict(await stack.enter_async_context(self.inner(app)) or {})
+        state = await stack.enter_async_context(self.inner(app))
+        return {} if state is None else dict(state)
 
     async def _start(self, stack: AsyncExitStack, kv: KV, defaults: Defaults, state: dict[str, Any]) -> None:
         """Start what runs beside the app. At the end it stops in the opposite order, before anything it uses does."""
@@ -112,13 +120,19 @@ class TaskLifespan:
         )
         stack.push_async_callback(sweeper.stop)
         workers = [
-            create_task_worker(kv, defaults.registry, state=state, **self.worker_options) for _ in range(self.workers)
+            create_task_worker(kv, defaults.registry, state=state, **self.worker_options)
+            for _ in range(self.workers)
         ]
         stack.push_async_callback(_stop_all, workers, self.shutdown_grace)
         for worker in workers:
             await worker.start()
         stack.push_async_callback(start_recurring_scheduler(kv).stop)
-        log.info("tasks on %s: %d workers, %d tasks", kv.description, self.workers, len(defaults.registry.get_all()))
+        log.info(
+            "tasks on %s: %d workers, %d tasks",
+            kv.description,
+            self.workers,
+            len(defaults.registry.get_all()),
+        )
 
 
 def task_lifespan(
@@ -188,7 +202,7 @@ async def _stop_all(workers: Sequence[TaskWorker], grace: float) -> None:
     await asyncio.gather(*(worker.stop(grace) for worker in workers))
 
 
-def _count(workers: int) -> int:
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+def _count(workers: object) -> int:
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise ConfigurationError(f"workers must be a whole number of at least 0, not {workers!r}")
     return workers

@@ -56,7 +56,10 @@ def create_task_trigger_hooks(
             for trigger in triggers:
                 if trigger.when is None or trigger.when(row):
                     await ctx.enqueue(
-                        trigger.task, _input_of(trigger, event, ctx, row), delay=trigger.delay, scheduler=scheduler
+                        trigger.task,
+                        _input_of(trigger, event, ctx, row),
+                        delay=trigger.delay,
+                        scheduler=scheduler,
                     )
 
         return fire

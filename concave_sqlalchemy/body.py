@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import from_json
 from starlette.requests import Request
@@ -27,7 +27,7 @@ async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         errors = [{"field": "body", "message": "Input should be an object"}]
         raise Problem(422, "the body must be a JSON object", errors=errors)
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def _check_content_type(header: str) -> None:

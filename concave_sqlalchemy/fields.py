@@ -7,7 +7,7 @@ import decimal
 import enum
 import uuid
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, AwareDatetime, Field, NaiveDatetime
 from sqlalchemy import Column, Table, inspect, types
@@ -36,10 +36,12 @@ class ResourceField:
 def table_of(source: Any) -> tuple[Table, Mapper[Any] | None]:
     """The table behind a mapped class or a `Table`. Raises `ConfigurationError` for anything else."""
     if isinstance(source, Table):
-        return source, None
-    mapper = inspect(source, raiseerr=False)
-    if isinstance(mapper, Mapper) and isinstance(mapper.local_table, Table):
-        return mapper.local_table, mapper
+        return cast("Any", source), None
+    mapper: Any = inspect(source, raiseerr=False)
+    if isinstance(mapper, Mapper):
+        table: Any = mapper.local_table  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(table, Table):
+            return cast("Any", table), cast("Any", mapper)
     raise ConfigurationError(f"use_resource() takes a mapped class or a Table, not {source!r}")
 
 
@@ -61,7 +63,7 @@ def _field(column: Column[Any], table: Table, mapper: Mapper[Any] | None) -> Res
     )
 
 
-def _type_of(kind: types.TypeEngine[Any]) -> Any:
+def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a table, case by case)
     """The values that a column holds, bounded as PostgreSQL bounds them, so that both databases take the same."""
     match kind:
         case types.Enum():
@@ -118,9 +120,21 @@ def _without_nul(value: str) -> str:
 
 
 def _python_type(kind: types.TypeEngine[Any]) -> Any:
-    known: tuple[type, ...] = (dt.date, dt.time, dt.timedelta, bool, int, float, str, bytes, dict, list, enum.Enum)
+    known: tuple[Any, ...] = (
+        dt.date,
+        dt.time,
+        dt.timedelta,
+        bool,
+        int,
+        float,
+        str,
+        bytes,
+        dict,
+        list,
+        enum.Enum,
+    )
     try:
-        found = kind.python_type
+        found: Any = kind.python_type
     except NotImplementedError:
         return Any
     return found if issubclass(found, known) else Any

@@ -18,7 +18,9 @@ class ResourceRoute(BaseRoute):
 
     def __init__(self, path: str, app: ASGIApp) -> None:
         if not path.startswith("/") or "{" in path:
-            raise ConfigurationError(f"a resource is mounted at a fixed path that starts with a slash, not {path!r}")
+            raise ConfigurationError(
+                f"a resource is mounted at a fixed path that starts with a slash, not {path!r}"
+            )
         self.path = path.rstrip("/")
         self.app = app
         self.name = self.path.rpartition("/")[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +75,9 @@ class Operations:
     async def get(self, key: Any) -> Row:
         """One row; 404 where there is none."""
         async with self._transactions.reading() as session:
-            return _found((await session.execute(self._select.where(self._key == key))).mappings().one_or_none())
+            return _found(
+                (await session.execute(self._select.where(self._key == key))).mappings().one_or_none()
+            )
 
     # Writing
 
@@ -101,7 +103,9 @@ class Operations:
         """Change all columns: those that are left out go back to their defaults."""
         return await self._update(request, user, key, body, whole=True)
 
-    async def _update(self, request: Request, user: Any, key: Any, body: Mapping[str, Any], *, whole: bool) -> Row:
+    async def _update(
+        self, request: Request, user: Any, key: Any, body: Mapping[str, Any], *, whole: bool
+    ) -> Row:
         schema = self._schema
         async with self._writing(request, user) as write:
             current = await self._locked(write.session, key)
@@ -116,7 +120,9 @@ class Operations:
             if not data:
                 return current
             statement = self._table.update().where(self._key == key).values(schema.for_database(data))
-            row = _found((await write.session.execute(statement.returning(*self._columns))).mappings().one_or_none())
+            row = _found(
+                (await write.session.execute(statement.returning(*self._columns))).mappings().one_or_none()
+            )
             if self._hooks.on_after_update is not None:
                 await call_hook(self._hooks.on_after_update, write.ctx, row)
         return row
@@ -133,7 +139,7 @@ class Operations:
                 await call_hook(self._hooks.on_after_delete, write.ctx, row)
 
     @asynccontextmanager
-    async def _writing(self, request: Request, user: Any) -> AsyncIterator[Write]:
+    async def _writing(self, request: Request, user: Any) -> AsyncGenerator[Write]:
         """BEGIN … hooks and SQL … outbox rows, COMMIT, then what waited for the commit: callbacks and the relay."""
         submissions: list[Submission] = []
         with _database_errors():
@@ -184,7 +190,7 @@ def _found(row: Any) -> Row:
 
 
 @contextmanager
-def _database_errors() -> Iterator[None]:
+def _database_errors() -> Generator[None]:
     """What a database refuses, as a problem that names no SQL; the log has it in full."""
     try:
         yield

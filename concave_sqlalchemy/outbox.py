@@ -77,7 +77,8 @@ class Outbox:
         if not submissions:
             return
         rows = [
-            {"id": each.task.id, "payload": encode(each.task), "created_at": database_time()} for each in submissions
+            {"id": each.task.id, "payload": encode(each.task), "created_at": database_time()}
+            for each in submissions
         ]
         try:
             await session.execute(insert(outbox_table).values(rows))
@@ -137,21 +138,19 @@ class Outbox:
 
 def encode(task: NewTask) -> str:
     """A submission as JSON."""
-    return to_json({**task._asdict(), "input": task.input.decode(), "retention": list(task.retention)}).decode()
+    return to_json(
+        {**task._asdict(), "input": task.input.decode(), "retention": list(task.retention)}
+    ).decode()
 
 
 def decode(payload: str) -> NewTask:
     """A submission from JSON. Raises ValueError, TypeError or KeyError for what isn't one."""
     fields: dict[str, Any] = from_json(payload)
-    debounce = fields.pop("debounce")
-    return NewTask(
-        **{
-            **fields,
-            "input": fields["input"].encode(),
-            "debounce": Debounce(*debounce) if debounce else None,
-            "retention": Retention(*fields["retention"]),
-        }
-    )
+    debounce = fields["debounce"]
+    fields["input"] = fields["input"].encode()
+    fields["debounce"] = Debounce(*debounce) if debounce else None
+    fields["retention"] = Retention(*fields["retention"])
+    return NewTask(**fields)
 
 
 def _aged(task: NewTask, age: float) -> NewTask:

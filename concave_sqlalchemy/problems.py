@@ -67,7 +67,10 @@ def problem_response(problem: Problem) -> Response:
     if problem.errors:
         body["errors"] = problem.errors
     return Response(
-        to_json(body), status_code=problem.status, headers=problem.headers, media_type="application/problem+json"
+        to_json(body),
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type="application/problem+json",
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 from concave.errors import ConcaveError, TasksNotInitializedError
 from concave.tasks.defaults import get_task_scheduler
@@ -65,7 +65,7 @@ class Relay:
             ids, self._to_delete = self._to_delete, []
             try:
                 await self._delete(ids)
-            except Exception as error:  # the rows stay, and are swept up: whatever is wrong with the database, nothing is lost
+            except Exception as error:  # noqa: BLE001  the rows stay, and are swept up: whatever is wrong with the database, nothing is lost
                 log.warning("%d relayed rows could not be deleted yet: %s", len(ids), error)
 
     def _trouble(self, message: str) -> None:
@@ -73,8 +73,8 @@ class Relay:
         log.log(logging.DEBUG if self._troubled else logging.WARNING, "%s", message)
         self._troubled = True
 
-    def _spawn(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(coroutine)
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine, name="concave-relay")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        return task  # type: ignore[return-value]
+        return task

@@ -151,7 +151,9 @@ def use_resource(
     fields = fields_of(found, mapper)
     schema = RowSchema.of(found.name, fields, _key_of(found, fields, id))
     if not 1 <= default_limit <= max_limit:
-        raise ConfigurationError(f"default_limit must be 1 to max_limit, not {default_limit} with {max_limit}")
+        raise ConfigurationError(
+            f"default_limit must be 1 to max_limit, not {default_limit} with {max_limit}"
+        )
     outbox = Outbox.of(session)
     return Resource(
         Operations(found, schema, hooks or ResourceHooks(), outbox),
@@ -170,7 +172,9 @@ def _key_of(table: Table, fields: list[ResourceField], given: str | None) -> Res
         return keys[0]
     if given is not None:
         raise ConfigurationError(f"table {table.name!r} has no column {given!r}")
-    raise ConfigurationError(f"table {table.name!r} has {len(keys)} primary key columns; name one that is unique: id=…")
+    raise ConfigurationError(
+        f"table {table.name!r} has {len(keys)} primary key columns; name one that is unique: id=…"
+    )
 
 
 def _allow(request: Request, *methods: str) -> None:

@@ -15,7 +15,9 @@ from concave_sqlalchemy.problems import Problem, invalid
 
 __all__ = ["RowSchema", "Validated"]
 
-CONFIG = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True)
+CONFIG = ConfigDict(
+    extra="forbid", ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True
+)
 
 Validated = dict[str, Any]
 """Checked values by field name; only the fields that were given."""
@@ -49,10 +51,10 @@ class RowSchema:
         return cls(
             fields=every,
             create=_model(f"{name}Create", settable, optional=lambda field: field.has_default),
-            patch=_model(f"{name}Patch", others, optional=lambda field: True),
+            patch=_model(f"{name}Patch", others, optional=_always),
             replace=_model(f"{name}Replace", others, optional=lambda field: field.has_default),
-            insertable=_model(f"{name}Insert", columns, optional=lambda field: True),
-            updatable=_model(f"{name}Update", columns, optional=lambda field: True),
+            insertable=_model(f"{name}Insert", columns, optional=_always),
+            updatable=_model(f"{name}Update", columns, optional=_always),
             key=key,
             key_adapter=TypeAdapter(key.type),
         )
@@ -104,6 +106,10 @@ def _model(
     return create_model(name, __config__=CONFIG, **definitions)
 
 
+def _always(_field: ResourceField) -> bool:
+    return True
+
+
 def _given(model: BaseModel) -> Validated:
     named = type(model).model_fields
     return {str(named[name].alias): getattr(model, name) for name in model.model_fields_set}
@@ -123,7 +129,8 @@ def _server_default(server_default: Any) -> Any:
     argument = server_default.arg
     if isinstance(argument, ClauseElement):
         return argument
-    return literal_column("'" + str(argument).replace("'", "''") + "'")
+    quoted: Any = literal_column("'" + str(argument).replace("'", "''") + "'")
+    return quoted
 
 
 def _sql_value(field: ResourceField, value: Any) -> Any:

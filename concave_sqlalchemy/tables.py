@@ -23,12 +23,12 @@ class database_time(FunctionElement[float]):  # noqa: N801  (a SQL function, nam
 
 
 @compiles(database_time, "postgresql")
-def _postgresql(element: Any, compiler: Any, **options: Any) -> str:
+def _postgresql(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
 
 
 @compiles(database_time, "sqlite")
-def _sqlite(element: Any, compiler: Any, **options: Any) -> str:
+def _sqlite(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,16 +32,15 @@ class Transactions:
         return self._sessions.kw.get("bind")
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncSession]:
+    async def writing(self) -> AsyncGenerator[AsyncSession]:
         """A transaction that may write; committed at the end, rolled back by whatever is raised."""
-        async with self._sessions() as session:
-            async with self._gate(session), session.begin():
-                if session.get_bind().dialect.name == "sqlite":
-                    await _take_write_lock(session)
-                yield session
+        async with self._sessions() as session, self._gate(session), session.begin():
+            if session.get_bind().dialect.name == "sqlite":
+                await _take_write_lock(session)
+            yield session
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncSession]:
+    async def reading(self) -> AsyncGenerator[AsyncSession]:
         """A transaction that reads."""
         async with self._sessions() as session:
             # Only where all sessions share one connection (SQLite in memory) would a reader meet a writer's transaction.
@@ -57,7 +56,7 @@ class Transactions:
 
 
 @asynccontextmanager
-async def _open_gate() -> AsyncIterator[None]:
+async def _open_gate() -> AsyncGenerator[None]:
     yield
 
 
@@ -72,4 +71,3 @@ async def _take_write_lock(session: AsyncSession) -> None:
     raw: Any = await connection.get_raw_connection()
     if not raw.driver_connection.in_transaction:
         await session.execute(text("BEGIN IMMEDIATE"))
-

@@ -5,7 +5,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -72,7 +72,7 @@ users = use_resource(users_table, session=async_session, hooks=user_task_hooks)
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
+async def lifespan(app: Starlette) -> AsyncGenerator[None]:
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
     await create_outbox_tables(engine)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -114,7 +114,9 @@ orders = use_resource(
     session=async_session,
     hooks=create_task_trigger_hooks(
         on_create=[
-            TaskTrigger(charge_card, transform=lambda order: Charge(order_id=order["id"], amount=order["amount"]))
+            TaskTrigger(
+                charge_card, transform=lambda order: Charge(order_id=order["id"], amount=order["amount"])
+            )
         ],
     ),
 )
@@ -123,12 +125,15 @@ orders = use_resource(
 async def dead_letters(request: Request) -> Response:
     entries = await request.state.scheduler.dead_letters.list()
     return JSONResponse(
-        [{"task_id": e.task_id, "name": e.task.name, "attempts": e.attempts, "reason": e.reason} for e in entries]
+        [
+            {"task_id": e.task_id, "name": e.task.name, "attempts": e.attempts, "reason": e.reason}
+            for e in entries
+        ]
     )
 
 
 @asynccontextmanager
-async def database(app: Any) -> AsyncIterator[None]:
+async def database(app: Any) -> AsyncGenerator[None]:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     await create_outbox_tables(engine)

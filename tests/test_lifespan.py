@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -87,7 +87,7 @@ async def test_the_apps_own_lifespan_runs_inside_and_its_state_reaches_handlers_
         return str(ctx.state["client"])
 
     @asynccontextmanager
-    async def own(app: Any) -> AsyncIterator[dict[str, str]]:
+    async def own(app: Any) -> AsyncGenerator[dict[str, str]]:
         story.append(f"enter {type(app).__name__}")
         await get_task_scheduler().enqueue(tell)
         yield {"client": "the client"}
@@ -106,7 +106,9 @@ async def test_the_apps_own_lifespan_runs_inside_and_its_state_reaches_handlers_
 
 async def test_schedules_are_declared_once_however_often_it_starts() -> None:
     async with MemoryKV() as kv:
-        lifespan = task_lifespan(kv, schedules=[Schedule(greet, "Ada", cron="0 6 * * *", timezone="Europe/Paris")])
+        lifespan = task_lifespan(
+            kv, schedules=[Schedule(greet, "Ada", cron="0 6 * * *", timezone="Europe/Paris")]
+        )
         for _ in range(3):
             async with lifespan():
                 assert get_task_registry().get("greet") is greet
@@ -138,9 +140,15 @@ async def test_what_outboxes_still_hold_is_relayed_by_a_process_without_workers_
             self.swept.set()
             return len(rows)
 
+        async def drain(self) -> None:
+            pass
+
     class Broken:
         async def sweep(self, submit: Submit) -> int:
             raise OSError("the database is away")
+
+        async def drain(self) -> None:
+            pass
 
     broken, left = Broken(), Left()
     announce_outbox(broken)
@@ -172,7 +180,8 @@ async def test_a_task_that_runs_at_the_end_gets_its_grace_and_is_then_handed_bac
         task = await state["scheduler"].get_task(finished)
         assert task.status == "completed"
 
-        started.clear(), finish.clear()
+        started.clear()
+        finish.clear()
         async with task_lifespan(kv, tasks=[long], shutdown_grace=0)() as state:
             handed_back = await state["scheduler"].enqueue(long)
             await started.wait()
@@ -184,7 +193,10 @@ async def test_an_unreachable_redis_ends_the_start_with_one_line_that_hides_the_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     url = f"redis://user:secret@127.0.0.1:{free_port()}/0"
-    with caplog.at_level(logging.ERROR, "concave"), pytest.raises(StoreUnavailableError, match=r"redis://user:\*\*\*@127"):
+    with (
+        caplog.at_level(logging.ERROR, "concave"),
+        pytest.raises(StoreUnavailableError, match=r"redis://user:\*\*\*@127"),
+    ):
         async with task_lifespan(url)():
             pass
     assert "secret" not in caplog.text
@@ -196,7 +208,7 @@ async def test_an_unreachable_redis_ends_the_start_with_one_line_that_hides_the_
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    "options,named",
     [
         ({"workers": -1}, "workers"),
         ({"workers": True}, "workers"),
@@ -222,7 +234,7 @@ async def test_middleware_runs_tasks_around_an_app_with_a_lifespan() -> None:
     story: list[str] = []
 
     @asynccontextmanager
-    async def own(app: Any) -> AsyncIterator[dict[str, str]]:
+    async def own(app: Any) -> AsyncGenerator[dict[str, str]]:
         story.append(f"enter with {get_task_registry().get_all()}")
         yield {"own": "state"}
         get_task_scheduler()
@@ -261,8 +273,9 @@ async def test_middleware_speaks_for_an_app_that_knows_no_lifespan(app: Any) -> 
 
 async def test_middleware_ends_with_an_app_whose_start_fails() -> None:
     @asynccontextmanager
-    async def fails(app: Any) -> AsyncIterator[None]:
-        raise RuntimeError("no database")
+    async def fails(app: Any) -> AsyncGenerator[None]:
+        if app is not None:
+            raise RuntimeError("no database")
         yield
 
     with pytest.raises(RuntimeError, match="no database"):
@@ -273,7 +286,7 @@ async def test_middleware_ends_with_an_app_whose_start_fails() -> None:
 
 
 @asynccontextmanager
-async def _served(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def _served(app: Any) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of an app whose lifespan runs, as a server would run it (httpx's transport runs none)."""
     to_app: asyncio.Queue[Message] = asyncio.Queue()
     from_app: asyncio.Queue[Message] = asyncio.Queue()

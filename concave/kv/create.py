@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["create_kv", "kv_from_url"]
 
-REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel", "unix")
+REDIS_SCHEMES = (
+    "redis",
+    "rediss",
+    "redis+cluster",
+    "rediss+cluster",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "unix",
+)
 
 
 def kv_from_url(url: str | None = None, *, prefix: str = "concave", **options: Any) -> KV:
@@ -28,10 +36,12 @@ def kv_from_url(url: str | None = None, *, prefix: str = "concave", **options: A
         try:
             from concave.kv.redis import RedisKV
         except ImportError as error:
-            raise ConfigurationError(f"{scheme}:// needs an extra: pip install 'concave-asgi[redis]'") from error
+            raise ConfigurationError(
+                f"{scheme}:// needs an extra: pip install 'concave-asgi[redis]'"
+            ) from error
         return RedisKV(url, prefix=prefix, **options)
     known = ", ".join(f"{each}://" for each in ("memory", *REDIS_SCHEMES))
-    raise ConfigurationError(f"no store for {scheme or 'a URL without a scheme'}:// – there are {known}")
+    raise ConfigurationError(f"no store for {scheme or 'a URL without a scheme'}:// (there are {known})")
 
 
 async def create_kv(url: str | None = None, *, prefix: str = "concave", **options: Any) -> KV:

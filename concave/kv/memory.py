@@ -19,7 +19,9 @@ log = logging.getLogger("concave.kv")
 class MemoryKV:
     """A KV in this process's memory. Each one made is a world of its own; its twins share it."""
 
-    def __init__(self, *, clock: Clock | None = None, prefix: str = "concave", _store: MemoryStore | None = None) -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, prefix: str = "concave", _store: MemoryStore | None = None
+    ) -> None:
         self._clock: Clock = clock or SystemClock()
         self._store = _store or MemoryStore(self._clock)
         self._is_twin = _store is not None

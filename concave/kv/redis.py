@@ -1,5 +1,8 @@
 """`redis://` and its kin: one server, a cluster, or a set of servers behind sentinels."""
 
+# redis-py types its keyword arguments by half.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -30,9 +33,13 @@ class RedisKV:
     go to the redis client (``socket_timeout``, ``ssl_ca_certs`` …). `clock` takes the place of the server's, for tests.
     """
 
-    def __init__(self, url: str, *, prefix: str = "concave", clock: Clock | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str, *, prefix: str = "concave", clock: Clock | None = None, **options: Any
+    ) -> None:
         if not PREFIX.fullmatch(prefix):
-            raise ConfigurationError(f"prefix must be 1 to 100 characters without blanks and braces, not {prefix!r}")
+            raise ConfigurationError(
+                f"prefix must be 1 to 100 characters without blanks and braces, not {prefix!r}"
+            )
         self._url = url
         self.prefix = prefix
         self._given_clock = clock
@@ -138,7 +145,9 @@ def _behind_sentinels(url: str, settings: dict[str, Any]) -> Any:
         raise ValueError("it names no master: redis+sentinel://host:26379/mymaster")
     sentinels = [(host.partition(":")[0], int(host.partition(":")[2] or 26379)) for host in hosts.split(",")]
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    sentinel = Sentinel(sentinels, sentinel_kwargs={"socket_timeout": settings["socket_connect_timeout"], **query})
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        sentinels, sentinel_kwargs={"socket_timeout": settings["socket_connect_timeout"], **query}
+    )
     return sentinel.master_for(
         service,
         db=int(database or 0),
@@ -156,7 +165,9 @@ def _cluster_pubsub(cluster: Any) -> Any:
 
 def _auth_of(cluster: Any) -> dict[str, Any]:
     kept = ("username", "password", "socket_timeout", "socket_connect_timeout", "ssl")
-    return {name: value for name, value in cluster.connection_kwargs.items() if name in kept and value is not None}
+    return {
+        name: value for name, value in cluster.connection_kwargs.items() if name in kept and value is not None
+    }
 
 
 def _without_password(url: str) -> str:

@@ -64,7 +64,9 @@ def abort_topic(worker_id: str) -> str:
 class Listener(Protocol):
     """A subscription, until it is closed."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Hear no more; twice is harmless."""
+        ...
 
 
 class Schedules(Protocol):
@@ -126,10 +128,14 @@ class Store(Protocol):
     """A task store. See the module's docstring for the rules that hold for every verb."""
 
     @property
-    def schedules(self) -> Schedules: ...
+    def schedules(self) -> Schedules:
+        """The recurring schedules."""
+        ...
 
     @property
-    def locks(self) -> Locks: ...
+    def locks(self) -> Locks:
+        """The locks."""
+        ...
 
     # Hot: what a task costs.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from concave.errors import ConfigurationError
@@ -31,7 +31,9 @@ class JsonCodec(Generic[T]):
         try:
             self._adapter: TypeAdapter[T] = TypeAdapter(type_)
         except PydanticUserError as error:
-            raise ConfigurationError(f"{what}: {type_!r} is not a type that Pydantic can check: {error}") from error
+            raise ConfigurationError(
+                f"{what}: {type_!r} is not a type that Pydantic can check: {error}"
+            ) from error
 
     def encode(self, value: object) -> tuple[T, bytes]:
         """The checked value and its JSON; `CodecError` if it is neither of the type nor fit for JSON."""
@@ -55,7 +57,8 @@ class JsonCodec(Generic[T]):
 
 def dump_untyped(value: object) -> bytes:
     """A value of no declared type as JSON: models, dataclasses, dates, UUIDs and the like become what Pydantic makes
-    of them. Raises ValueError for what JSON can't hold (NaN, cycles, arbitrary objects)."""
+    of them. Raises ValueError for what JSON can't hold (NaN, cycles, arbitrary objects).
+    """
     return _finite(to_json(value, inf_nan_mode="constants"))
 
 

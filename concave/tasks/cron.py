@@ -35,7 +35,7 @@ from croniter import croniter
 
 from concave.errors import InvalidScheduleError
 
-__all__ = ["CronPattern", "first_slot_from", "last_slot_until", "load_zone", "read_cron"]
+__all__ = ["CronPattern", "first_slot_after", "last_slot_until", "load_zone", "read_cron"]
 
 _MICROSECOND = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
@@ -136,22 +136,24 @@ def read_cron(expression: str) -> CronPattern:
     return pattern
 
 
-def first_slot_from(pattern: CronPattern, zone: ZoneInfo, start: datetime) -> datetime | None:
-    """The first slot at or after the UTC instant `start`; None if the calendar ends before it."""
+def first_slot_after(pattern: CronPattern, zone: ZoneInfo, after: datetime) -> datetime | None:
+    """The first slot later than the UTC instant `after`; None if the calendar ends before it."""
     try:
-        floor = start.astimezone(zone).replace(tzinfo=None)
-        change = _clock_change(zone, floor)  # an overlap: no clock ever shows a skipped time
-        if change is not None and pattern.wildcard and start < change.at:
+        shown = after.astimezone(zone).replace(tzinfo=None)
+        # Not the wall time a microsecond later: right before a gap, the skipped times come next.
+        floor = shown + _MICROSECOND
+        change = _clock_change(zone, shown)  # an overlap: no clock ever shows a skipped time
+        if change is not None and pattern.wildcard and after < change.at:
             wall = _first_wall(pattern, floor)
             if wall is not None and wall < change.end:
                 return _instants(zone, wall)[0]
             floor = change.start  # nothing more in the first pass; on to the second
-        elif change is not None and not pattern.wildcard and start >= change.at:
+        elif change is not None and not pattern.wildcard and after >= change.at:
             floor = change.end  # the second pass doesn't count
         while (wall := _first_wall(pattern, floor)) is not None:
             first, second = _instants(zone, wall)
             if first <= second:
-                return first if first >= start else second
+                return first if first > after else second
             gap = _clock_change_between(zone, second, first)
             if not pattern.wildcard:
                 return gap.at
@@ -162,7 +164,7 @@ def first_slot_from(pattern: CronPattern, zone: ZoneInfo, start: datetime) -> da
 
 
 def last_slot_until(pattern: CronPattern, zone: ZoneInfo, end: datetime) -> datetime | None:
-    """The last slot at or before the UTC instant `end`: the mirror image of `first_slot_from`."""
+    """The last slot at or before the UTC instant `end`: the mirror image of `first_slot_after`."""
     try:
         ceiling = end.astimezone(zone).replace(tzinfo=None)
         change = _clock_change(zone, ceiling)

@@ -23,7 +23,9 @@ class DeadLetterQueue:
     async def list(self, limit: int = 100, offset: int = 0) -> list[DeadLetterEntry]:
         """Dead tasks, the latest to die first."""
         if limit < 1 or offset < 0:
-            raise ConfigurationError(f"limit is at least 1 and offset at least 0, not {limit!r} and {offset!r}")
+            raise ConfigurationError(
+                f"limit is at least 1 and offset at least 0, not {limit!r} and {offset!r}"
+            )
         return [DeadLetterEntry.from_record(record) for record in await self._kv.store.dead(limit, offset)]
 
     async def get(self, task_id: str) -> DeadLetterEntry | None:

@@ -82,7 +82,9 @@ class TaskDecorator(Protocol):
     """What `define_task(...)` without a handler returns."""
 
     @overload
-    def __call__(self, handler: Callable[[TaskContext, In], Awaitable[Out]], /) -> TaskDefinition[In, Out]: ...
+    def __call__(
+        self, handler: Callable[[TaskContext, In], Awaitable[Out]], /
+    ) -> TaskDefinition[In, Out]: ...
     @overload
     def __call__(self, handler: Callable[[TaskContext, In], Out], /) -> TaskDefinition[In, Out]: ...
     @overload
@@ -191,7 +193,7 @@ def _define(
     name: str | None, handler: Callable[..., Any], input_: Any, output: Any, options: TaskOptions
 ) -> TaskDefinition[Any, Any]:
     _known(options)
-    name = _checked_name(name or getattr(handler, "__name__", ""))
+    name = _checked_name(name or str(getattr(handler, "__name__", "")))
     shape = _shape_of(handler, name)
     timeout = options.get("timeout", 300.0)
     cap = options.get("max_concurrency")
@@ -254,7 +256,9 @@ def _shape_of(handler: Callable[..., Any], name: str) -> _Shape:
     ]
     required = [parameter for parameter in positional if parameter.default is parameter.empty]
     if len(required) > 2:
-        raise ConfigurationError(f"task {name!r}: a handler takes (ctx, input), (ctx) or nothing, not {len(required)}")
+        raise ConfigurationError(
+            f"task {name!r}: a handler takes (ctx, input), (ctx) or nothing, not {len(required)}"
+        )
     try:
         hints = get_type_hints(called, include_extras=True)
     except NameError as error:

@@ -52,7 +52,9 @@ class Run:
         return True
 
 
-async def execute(run: Run, threads: HandlerThreads, chance: Callable[[], float] = random.random) -> Decision | None:
+async def execute(
+    run: Run, threads: HandlerThreads, chance: Callable[[], float] = random.random
+) -> Decision | None:
     """Run a task's handler and decide what becomes of the task."""
     definition = run.definition
     try:

@@ -40,7 +40,8 @@ class Heartbeat:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._answered = True
-        self._stop: Callable[[], None] = lambda: None
+        self._stop: Callable[[], None] = _nothing
+        self._on_ready: Callable[[], object] = _nothing
         self._thread = threading.Thread(target=self._main, name="concave-heartbeat", daemon=True)
 
     async def start(self) -> None:
@@ -107,10 +108,18 @@ class Heartbeat:
             ", ".join(sorted({f"{run.definition.name} ({run.lease.task.id})" for run in runs})),
         )
         now = self._clock.monotonic()
-        return [run for run in runs if now < run.started + (run.definition.timeout or float("inf")) + BLOCKED_GRACE]
+        return [
+            run
+            for run in runs
+            if now < run.started + (run.definition.timeout or float("inf")) + BLOCKED_GRACE
+        ]
 
     def _answer(self) -> None:
         self._answered = True
+
+
+def _nothing() -> None:
+    pass
 
 
 def _quietly(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:

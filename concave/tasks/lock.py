@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from concave.clock import seconds, sleep
@@ -39,7 +39,7 @@ class TaskLock:
         return await self._kv.store.locks.is_held(task_id, worker_id)
 
     @asynccontextmanager
-    async def hold(self, name: str, ttl: Duration = 30.0) -> AsyncIterator[AbortSignal]:
+    async def hold(self, name: str, ttl: Duration = 30.0) -> AsyncGenerator[AbortSignal]:
         """Hold a lock for a block, renewing it three times per `ttl`. Raises `LockNotAcquiredError` if it is taken.
 
         Yields a signal that is set should the lock be lost meanwhile (the store was out of reach for a whole `ttl`).

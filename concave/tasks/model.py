@@ -96,7 +96,8 @@ class Task:
             crashes=record.crashes,
             interruptions=record.interruptions,
             errors=tuple(
-                AttemptError(f.attempt, f.error, f.traceback, from_micros(f.at), f.worker_id) for f in record.failures
+                AttemptError(f.attempt, f.error, f.traceback, from_micros(f.at), f.worker_id)
+                for f in record.failures
             ),
             revived_from=record.revived_from,
             progress=None if record.progress is None else TaskProgress(*from_json(record.progress)),

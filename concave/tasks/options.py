@@ -11,7 +11,16 @@ from concave.clock import seconds
 from concave.errors import ConfigurationError
 from concave.store.records import Retention
 
-__all__ = ["Backoff", "DebounceConfig", "Duration", "RetentionConfig", "RetryConfig", "RetryOn", "at_least_one", "priority_in_range"]
+__all__ = [
+    "Backoff",
+    "DebounceConfig",
+    "Duration",
+    "RetentionConfig",
+    "RetryConfig",
+    "RetryOn",
+    "at_least_one",
+    "priority_in_range",
+]
 
 Duration = float | timedelta
 """Seconds, or a timedelta."""
@@ -40,7 +49,9 @@ class RetryConfig:
     def __post_init__(self) -> None:
         at_least_one(self.max_attempts, "max_attempts")
         if self.backoff not in {"exponential", "linear", "fixed"}:
-            raise ConfigurationError(f"backoff must be 'exponential', 'linear' or 'fixed', not {self.backoff!r}")
+            raise ConfigurationError(
+                f"backoff must be 'exponential', 'linear' or 'fixed', not {self.backoff!r}"
+            )
         object.__setattr__(self, "initial_delay", seconds(self.initial_delay, "initial_delay"))
         object.__setattr__(self, "max_delay", seconds(self.max_delay, "max_delay"))
 
@@ -82,21 +93,19 @@ class RetentionConfig:
         )
 
 
-def priority_in_range(priority: int) -> int:
+def priority_in_range(priority: object) -> int:
     """The priority, if it is a whole number from 0 to 100."""
-    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 100:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 100:
         raise ConfigurationError(f"priority must be a whole number from 0 to 100, not {priority!r}")
     return priority
 
 
-def at_least_one(value: int, option: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+def at_least_one(value: object, option: str) -> int:
+    """The number, if it is a whole one of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{option} must be a whole number of at least 1, not {value!r}")
     return value
 
 
 def _micros(duration: Duration, option: str) -> int:
     return max(1000, round(seconds(duration, option) * 1_000_000))
-
-
-

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
 
 from concave.errors import InvalidScheduleError
-from concave.tasks.cron import first_slot_from, last_slot_until, load_zone, read_cron
+from concave.tasks.cron import first_slot_after, last_slot_until, load_zone, read_cron
 
 __all__ = [
     "DEFAULT_GRACE",
@@ -108,7 +108,7 @@ def next_slot(rule: Rule, after: datetime) -> datetime | None:
         match rule:
             case CronRule():
                 pattern, zone = read_cron(rule.expression), load_zone(rule.timezone)
-                return first_slot_from(pattern, zone, instant + _MICROSECOND)
+                return first_slot_after(pattern, zone, instant)
             case IntervalRule():
                 anchor, step = _interval(rule)
                 return anchor + max((instant - anchor) // step + 1, 0) * step

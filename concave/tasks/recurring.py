@@ -19,7 +19,16 @@ from concave.store.records import Due, Fired, NewTask, ScheduleRecord
 from concave.tasks.define import TaskDefinition
 from concave.tasks.model import RecurringSchedule
 from concave.tasks.options import Duration
-from concave.tasks.recurrence import CronRule, IntervalRule, Misfire, Rule, next_slot, parse_rule, plan, schedule_id
+from concave.tasks.recurrence import (
+    CronRule,
+    IntervalRule,
+    Misfire,
+    Rule,
+    next_slot,
+    parse_rule,
+    plan,
+    schedule_id,
+)
 from concave.tasks.submission import submission
 
 __all__ = [
@@ -139,7 +148,11 @@ class RecurringScheduler:
     def _pause_after(self, due: Due) -> float:
         if due.schedules:
             return 0.0  # those have moved on, and may be what falls due next
-        return self._check_interval if due.idle_for is None else min(self._check_interval, due.idle_for / 1_000_000)
+        return (
+            self._check_interval
+            if due.idle_for is None
+            else min(self._check_interval, due.idle_for / 1_000_000)
+        )
 
     async def _wait(self, pause: float) -> None:
         wake = asyncio.Event()

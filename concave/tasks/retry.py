@@ -46,6 +46,7 @@ def decide(error: BaseException, attempt: int, retry: RetryConfig, chance: float
 def backoff_delay(retry: RetryConfig, attempt: int, chance: float) -> float:
     """Seconds to wait after the `attempt`-th failure: by the strategy, capped, plus 10 to 20 % jitter."""
     initial, longest = float(retry.initial_delay), float(retry.max_delay)  # type: ignore[arg-type]
+    delay = initial
     match retry.backoff:
         case "exponential":
             # The exponent is bounded: 2.0 ** 1024 overflows, and the cap has long taken over by then.
@@ -53,7 +54,7 @@ def backoff_delay(retry: RetryConfig, attempt: int, chance: float) -> float:
         case "linear":
             delay = initial * attempt
         case "fixed":
-            delay = initial
+            pass
     return min(delay, longest) * (1.1 + 0.1 * chance)
 
 

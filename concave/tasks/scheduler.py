@@ -24,7 +24,15 @@ __all__ = ["TaskScheduler"]
 
 In = TypeVar("In")
 
-STATUSES: tuple[TaskStatus, ...] = ("pending", "scheduled", "running", "completed", "failed", "dead", "cancelled")
+STATUSES: tuple[TaskStatus, ...] = (
+    "pending",
+    "scheduled",
+    "running",
+    "completed",
+    "failed",
+    "dead",
+    "cancelled",
+)
 ENDED = frozenset[TaskStatus]({"completed", "dead", "cancelled"})
 
 
@@ -37,7 +45,7 @@ class TaskScheduler:
 
     def __init__(self, kv: KV) -> None:
         self._kv = kv
-        self._batcher = Batcher(lambda tasks: kv.store.add(tasks))
+        self._batcher = Batcher(self._add)
         self.dead_letters = DeadLetterQueue(kv)
 
     async def enqueue(
@@ -57,8 +65,16 @@ class TaskScheduler:
             submission(task, input, priority=priority, idempotency_key=idempotency_key)
         )
 
+    async def _add(self, tasks: Sequence[NewTask]) -> list[str]:
+        # The store is looked up at the call: a KV has one only once it is connected.
+        return await self._kv.store.add(tasks)
+
     async def enqueue_many(
-        self, task: TaskDefinition[In, Any], inputs: Iterable[In | Mapping[str, Any]], *, priority: int | None = None
+        self,
+        task: TaskDefinition[In, Any],
+        inputs: Iterable[In | Mapping[str, Any]],
+        *,
+        priority: int | None = None,
     ) -> list[str]:
         """Enqueue a task once for each input, in few round trips; the ids in the inputs' order.
 
@@ -162,7 +178,9 @@ class TaskScheduler:
     ) -> list[Task]:
         """Tasks by status, name and time of creation, newest first. `limit` is at most 1,000."""
         if not 1 <= limit <= 1000 or offset < 0:
-            raise ConfigurationError(f"limit is 1 to 1000 and offset at least 0, not {limit!r} and {offset!r}")
+            raise ConfigurationError(
+                f"limit is 1 to 1000 and offset at least 0, not {limit!r} and {offset!r}"
+            )
         query = Query(
             statuses=_statuses(status),
             names=_several(name),

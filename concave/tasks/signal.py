@@ -18,7 +18,7 @@ class AbortSignal:
     def __init__(self) -> None:
         self._reason: str | None = None
         self._lock: threading.Lock = _LOCK
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] | None = None
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._event: threading.Event | None = None
 
     @property
@@ -43,13 +43,13 @@ class AbortSignal:
         with self._lock:
             if self._reason is not None:
                 return self._reason
-            self._waiters = [*(self._waiters or ()), (loop, future)]
+            self._waiters.append((loop, future))
         try:
             await future
         finally:
             with self._lock:
-                self._waiters = [waiter for waiter in self._waiters or () if waiter[1] is not future]
-        return self._reason or ""
+                self._waiters = [waiter for waiter in self._waiters if waiter[1] is not future]
+        return str(self._reason)
 
     def wait_in_thread(self, timeout: float | None = None) -> bool:
         """Block this thread until the handler should stop (True) or `timeout` seconds passed (False)."""
@@ -65,7 +65,7 @@ class AbortSignal:
             if self._reason is not None:
                 return False
             self._reason = reason
-            waiters, event = self._waiters or (), self._event
+            waiters, event = list(self._waiters), self._event
         if event is not None:
             event.set()
         for loop, future in waiters:

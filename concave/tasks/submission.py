@@ -46,7 +46,9 @@ def submission(
     except CodecError as error:
         raise TaskInputError(f"task {task.name!r}: {error}") from error
     if len(data) > max_bytes:
-        raise TaskInputTooLargeError(f"task {task.name!r}: an input of {len(data)} bytes; the limit is {max_bytes}")
+        raise TaskInputTooLargeError(
+            f"task {task.name!r}: an input of {len(data)} bytes; the limit is {max_bytes}"
+        )
     return NewTask(
         id=task_id or new_task_id(),
         name=task.name,
@@ -83,5 +85,7 @@ def _debounce(config: DebounceConfig, name: str, value: object) -> Debounce:
 
 def _checked_key(key: object, option: str, name: str) -> str:
     if not isinstance(key, str) or not key or len(key) > MAX_KEY:
-        raise ConfigurationError(f"task {name!r}: {option} must be text of 1 to {MAX_KEY} characters, not {key!r}")
+        raise ConfigurationError(
+            f"task {name!r}: {option} must be text of 1 to {MAX_KEY} characters, not {key!r}"
+        )
     return key

@@ -48,7 +48,9 @@ class Sweeper:
     async def _sweep(self, outbox: Outbox) -> None:
         try:
             relayed = await outbox.sweep(self._submit)
-        except Exception as error:  # a database may fail in any way; the other outboxes, and the next try, must not care
+        except (
+            Exception
+        ) as error:  # a database may fail in any way; the other outboxes, and the next try, must not care
             log.warning("could not sweep %r: %s; trying again in %g s", outbox, error, self._interval)
             log.debug("the failed sweep", exc_info=error)
         else:

@@ -168,7 +168,12 @@ class TaskWorker:
             except Exception as error:
                 failures += 1
                 if self._status == "stopped" and failures > LAST_TRIES:
-                    log.error("worker %s stops with %d results unsettled: %s", self.id, len(self._settlements), error)
+                    log.error(
+                        "worker %s stops with %d results unsettled: %s",
+                        self.id,
+                        len(self._settlements),
+                        error,
+                    )
                     return
                 await self._back_off(failures, error)
                 continue
@@ -334,7 +339,9 @@ class TaskWorker:
     def _hand_back_the_rest(self) -> None:
         for run in self._runs.values():
             task = run.lease.task
-            log.warning("task %s (%s) did not stop in time and is handed back while it runs", task.id, task.name)
+            log.warning(
+                "task %s (%s) did not stop in time and is handed back while it runs", task.id, task.name
+            )
             self._settlements.append(Settlement(run.lease, Release()))
         self._runs.clear()
 

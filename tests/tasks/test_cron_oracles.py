@@ -128,7 +128,7 @@ def moments(draw: st.DrawFn) -> tuple[str, datetime]:
     begin, end = datetime(1990, 1, 1, tzinfo=UTC), datetime(2038, 1, 1, tzinfo=UTC)
     changes = clock_changes(zone, begin, end)
     if changes and draw(st.sampled_from([True, True, True, False])):
-        seconds = draw(st.integers(-36 * 3600, 36 * 3600))
+        seconds = draw(st.sampled_from([-3600, 0, 3600]) | st.integers(-36 * 3600, 36 * 3600))
         return zone, draw(st.sampled_from(changes)) + timedelta(seconds=seconds)
     return zone, begin + timedelta(seconds=draw(st.integers(0, int((end - begin).total_seconds()))))
 

@@ -15,7 +15,8 @@ WAITING = frozenset[TaskStatus]({"pending", "scheduled", "failed"})
 @dataclass(slots=True, eq=False)
 class Entry:
     """The one mutable thing. `place` is renewed whenever the task moves, so that what a heap still holds of an
-    earlier place is recognised as stale; `token` is None unless it runs."""
+    earlier place is recognised as stale; `token` is None unless it runs.
+    """
 
     new: NewTask
     created_at: Micros

@@ -46,7 +46,9 @@ class Topics:
     def forget(self, subscription: _Subscription) -> None:
         """Unsubscribe; twice is harmless."""
         with self._lock:
-            rest = tuple(each for each in self._by_topic.get(subscription.topic, ()) if each is not subscription)
+            rest = tuple(
+                each for each in self._by_topic.get(subscription.topic, ()) if each is not subscription
+            )
             if rest:
                 self._by_topic[subscription.topic] = rest
             else:

@@ -26,7 +26,9 @@ class MemorySchedules:
         with self._lock:
             old = self._schedules.get(schedule.id)
             if old is not None:
-                schedule = schedule._replace(enabled=old.enabled, created_at=old.created_at, last_at=old.last_at)
+                schedule = schedule._replace(
+                    enabled=old.enabled, created_at=old.created_at, last_at=old.last_at
+                )
                 if old.rule == schedule.rule:
                     schedule = schedule._replace(next_at=old.next_at, anchor=old.anchor)
             self._schedules[schedule.id] = schedule

@@ -121,7 +121,8 @@ class State:
         if nonce == claim.nonce:
             return Claimed([self._lease(entry, now) for entry in entries if entry.token == nonce])
         room = {
-            name: (cap - len(self._running.get(name, ()))) if cap else claim.limit for name, cap in claim.names
+            name: (cap - len(self._running.get(name, ()))) if cap else claim.limit
+            for name, cap in claim.names
         }
         taken = list(self.lanes.take(claim.limit, room, claim.suspects))
         for entry in taken:
@@ -256,7 +257,9 @@ class State:
         entry.status, entry.ended_at = status, now
         entry.progress = None
         retention, name, task_id = entry.new.retention, entry.new.name, entry.new.id
-        kept = {"completed": retention.completed, "cancelled": retention.cancelled}.get(status, retention.dead)
+        kept = {"completed": retention.completed, "cancelled": retention.cancelled}.get(
+            status, retention.dead
+        )
         self._expiries.at(now + kept, self._expire, task_id, now + kept)
         if entry.new.debounce is not None and self._debounced.get((name, entry.new.debounce.key)) == task_id:
             del self._debounced[name, entry.new.debounce.key]

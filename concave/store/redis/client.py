@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -45,7 +45,7 @@ class RedisClient(Protocol):
 
 
 @contextmanager
-def mapped_errors(where: str) -> Iterator[None]:
+def mapped_errors(where: str) -> Generator[None]:
     """Turn the driver's errors into ours."""
     try:
         yield
@@ -54,7 +54,9 @@ def mapped_errors(where: str) -> Iterator[None]:
     except AuthenticationError as error:
         raise StoreError(f"{where} refuses the credentials in its URL: {error}") from error
     except PASSING as error:
-        raise StoreUnavailableError(f"{where} doesn't answer: {error or type(error).__name__}") from error
+        raise StoreUnavailableError(
+            f"{where} doesn't answer: {str(error) or type(error).__name__}"
+        ) from error
     except RedisError as error:
         raise StoreError(f"{where}: {error}") from error
 
@@ -74,9 +76,13 @@ class ScriptCaller:
         moment = "" if self._clock is None else str(self._clock.now())
         with mapped_errors(self._where):
             try:
-                return await self._client.execute_command("EVALSHA", script.sha, 1, self._namespace, moment, *args)
+                return await self._client.execute_command(
+                    "EVALSHA", script.sha, 1, self._namespace, moment, *args
+                )
             except NoScriptError:
-                return await self._client.execute_command("EVAL", script.source, 1, self._namespace, moment, *args)
+                return await self._client.execute_command(
+                    "EVAL", script.source, 1, self._namespace, moment, *args
+                )
 
     async def call_again(self, name: str, *args: bytes | str | int) -> Any:
         """`call`, tried once more where there was no answer: for verbs whose answer is the same the second time.

@@ -1,5 +1,8 @@
 """Records to bytes and back. How they are laid out is told in ``lua/lib/base.lua``."""
 
+# msgpack ships no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -25,7 +28,15 @@ from concave.store.records import (
     bucket_of,
 )
 
-__all__ = ["MalformedRecordError", "pack", "pack_schedule", "packed_settlements", "packed_tasks", "read_record", "read_schedule"]
+__all__ = [
+    "MalformedRecordError",
+    "pack",
+    "pack_schedule",
+    "packed_settlements",
+    "packed_tasks",
+    "read_record",
+    "read_schedule",
+]
 
 ENDED: dict[bytes, TaskStatus] = {b"c": "completed", b"d": "dead", b"x": "cancelled"}
 

@@ -21,7 +21,13 @@ from concave.store.records import (
     TaskStatus,
 )
 from concave.store.redis.client import RedisClient, ScriptCaller
-from concave.store.redis.codec import MalformedRecordError, pack, packed_settlements, packed_tasks, read_record
+from concave.store.redis.codec import (
+    MalformedRecordError,
+    pack,
+    packed_settlements,
+    packed_tasks,
+    read_record,
+)
 from concave.store.redis.locks import RedisLocks
 from concave.store.redis.schedules import RedisSchedules
 from concave.store.redis.topics import RedisTopics
@@ -45,7 +51,13 @@ class RedisStore:
     """A task store on Redis; see `concave.store.protocol.Store` for what each verb promises."""
 
     def __init__(
-        self, client: RedisClient, topics: RedisTopics, *, namespace: str, where: str, clock: Clock | None = None
+        self,
+        client: RedisClient,
+        topics: RedisTopics,
+        *,
+        namespace: str,
+        where: str,
+        clock: Clock | None = None,
     ) -> None:
         self._scripts = ScriptCaller(client, namespace, where, clock)
         self._topics = topics
@@ -61,7 +73,9 @@ class RedisStore:
         return ids
 
     async def claim(self, claim: Claim) -> Claimed:
-        now, *claimed = await self._scripts.call("claim", _packed_claim(claim), self._packed_caps(claim.names))
+        now, *claimed = await self._scripts.call(
+            "claim", _packed_claim(claim), self._packed_caps(claim.names)
+        )
         return _claimed(claimed, claim, int(now))
 
     async def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Settled:
@@ -69,7 +83,9 @@ class RedisStore:
             return Settled([], await self.claim(claim)) if claim else Settled([])
         wanted = _packed_claim(claim) if claim else b""
         caps = self._packed_caps(claim.names) if claim else b""
-        marks, now, *claimed = await self._scripts.call("settle", packed_settlements(list(settlements)), wanted, caps)
+        marks, now, *claimed = await self._scripts.call(
+            "settle", packed_settlements(list(settlements)), wanted, caps
+        )
         accepted = [mark == ACCEPTED for mark in marks]
         return Settled(accepted, _claimed(claimed, claim, int(now))) if claim else Settled(accepted)
 
@@ -123,7 +139,9 @@ class RedisStore:
 
     async def dead(self, limit: int, offset: int) -> list[TaskRecord]:
         now, *rows = await self._scripts.call_again("dead", limit, offset)
-        return _readable((task_id, data, int(now)) for task_id, data in zip(rows[::2], rows[1::2], strict=True))
+        return _readable(
+            (task_id, data, int(now)) for task_id, data in zip(rows[::2], rows[1::2], strict=True)
+        )
 
     async def dead_count(self) -> int:
         return int(await self._scripts.call_again("dead_count"))

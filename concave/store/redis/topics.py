@@ -40,7 +40,8 @@ class _Subscription:
 
 class RedisTopics:
     """Subscriptions of one event loop. A lost connection is made anew, and everyone is told that they may have missed
-    something."""
+    something.
+    """
 
     def __init__(self, new_pubsub: Callable[[], Any], namespace: str, where: str, clock: Clock) -> None:
         self._new_pubsub = new_pubsub
