@@ -129,7 +129,7 @@ def _server_default(server_default: Any) -> Any:
     argument = server_default.arg
     if isinstance(argument, ClauseElement):
         return argument
-    quoted: Any = literal_column("'" + str(argument).replace("'", "''") + "'")
+    quoted: Any = literal_column("'" + str(argument).replace("'", "''") + "'")  # pyright: ignore[reportUnknownVariableType]
     return quoted
 
 

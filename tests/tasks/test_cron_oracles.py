@@ -133,7 +133,7 @@ def moments(draw: st.DrawFn) -> tuple[str, datetime]:
     return zone, begin + timedelta(seconds=draw(st.integers(0, int((end - begin).total_seconds()))))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=60)
 @given(expressions, moments(), st.integers(1, 30))
 def test_any_rule_at_any_time_minute_by_minute(
     expression: str, moment: tuple[str, datetime], hours: int
