@@ -209,7 +209,7 @@ class ColdStoreSuite:
         (old,) = await self._dead(
             store, clock, 1, idempotency_key="k", retention=Retention(dead=3600 * SECOND)
         )
-        clock.advance(3599)
+        clock.advance(3598)
         assert await add(store, idempotency_key="k") == old
         new = await store.revive(old, "fresh")
         assert new is not None

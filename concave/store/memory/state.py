@@ -217,10 +217,11 @@ class State:
         reaped = 0
         while (deadline := self._next_deadline()) is not None and deadline <= now:
             _, _, entry = heapq.heappop(self._deadlines)
+            aborted = entry.abort
             self._leave_running(entry)
             reaped += 1
             entry.crashes += 1
-            if entry.abort:
+            if aborted:
                 entry.reason = "cancelled while it ran, and its worker died"
                 self._end(entry, "cancelled", now)
             elif entry.crashes >= entry.new.max_crashes:

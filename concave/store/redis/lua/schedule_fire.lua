@@ -15,4 +15,5 @@ call('ZADD', P .. 'sched:due', ARGV[4], ARGV[2])
 for i, task in ipairs(cmsgpack.unpack(ARGV[6])) do
   add(task, now + i - 1)
 end
+keep_names()
 return 1

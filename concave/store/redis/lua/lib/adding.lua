@@ -31,12 +31,19 @@ end
 local function add(task, created)
   local id, name, idempotency, debounce = task[1], task[3], task[7], task[8]
   if call('EXISTS', P .. 't:' .. id, P .. 's:' .. id) > 0 then
-    if call('EXISTS', P .. 't:' .. id) == 1 then
+    local record, known = call('GET', P .. 't:' .. id), call('GET', P .. 's:' .. id)
+    local status, gone_at
+    if record then
+      status, gone_at = ending_of(record)
+    end
+    if record and (not status or gone_at > now) then
       return id
     end
-    local standing, expires = cmsgpack.unpack(call('GET', P .. 's:' .. id))
-    if expires > now then
-      return standing
+    if known then
+      local standing, expires = cmsgpack.unpack(known)
+      if expires > now then
+        return standing
+      end
     end
   end
   if idempotency then
@@ -61,4 +68,9 @@ local function add(task, created)
   wait(id, task[4] .. 'n:' .. name, created, task[5] == 0 and not task[6] and not debounce and now or due, 's')
   call('SADD', P .. 'names', name)
   return id
+end
+
+-- The names last longer than the longest that anything of theirs is usually kept.
+local function keep_names()
+  keep_for(P .. 'names', 100 * DAY)
 end

@@ -73,7 +73,8 @@ end
 
 local function within(created, low, high)
   local function bound(text, default)
-    return tonumber(string.sub(text, 2)) or default
+    -- tonumber('inf') is a number: only what is behind a parenthesis is a bound.
+    return string.sub(text, 1, 1) == '(' and tonumber(string.sub(text, 2)) or default
   end
   return created > bound(low, -math.huge) and created < bound(high, math.huge)
 end
