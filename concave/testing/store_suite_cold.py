@@ -150,7 +150,7 @@ class ColdStoreSuite:
     # Topics
 
     async def test_work_is_announced_when_it_concerns_an_idle_worker(
-        self, store: Store, clock: FakeClock
+        self, store: Store
     ) -> None:
         told: asyncio.Queue[str | None] = asyncio.Queue()
         listener = await store.listen(WORK, told.put_nowait)
