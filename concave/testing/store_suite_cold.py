@@ -149,9 +149,7 @@ class ColdStoreSuite:
 
     # Topics
 
-    async def test_work_is_announced_when_it_concerns_an_idle_worker(
-        self, store: Store
-    ) -> None:
+    async def test_work_is_announced_when_it_concerns_an_idle_worker(self, store: Store) -> None:
         told: asyncio.Queue[str | None] = asyncio.Queue()
         listener = await store.listen(WORK, told.put_nowait)
         await store.add([new_task(delay=60 * SECOND)])
