@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import pytest
 from sqlalchemy import make_url
 
+from concave.tasks import defaults
 from tests.servers import PostgresServer, RedisServer, ServerError, temporary_database
 from tests.servers.ports import is_listening
 
@@ -52,3 +53,10 @@ def _reachable(url: str, variable: str, default_port: int) -> str:
     if not is_listening(parts.host or "localhost", parts.port or default_port):
         pytest.fail(f"{variable} is {parts.render_as_string()}, and nothing answers there.", pytrace=False)
     return url
+
+
+@pytest.fixture(autouse=True)
+def no_defaults_left() -> Iterator[None]:
+    """The process-wide default of one test is not the next one's."""
+    yield
+    defaults._stack.clear()

@@ -1,0 +1,258 @@
+"""Defining tasks, their options, their retries: what is checked where it is written."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given, strategies as st
+from pydantic import BaseModel, Field
+
+from concave import (
+    ConfigurationError,
+    DebounceConfig,
+    Discard,
+    RetentionConfig,
+    RetryConfig,
+    RetryLater,
+    StoreUnavailableError,
+    TaskAbortedError,
+    TaskContext,
+    TaskInputError,
+    TaskInputTooLargeError,
+    TaskOutputError,
+    define_task,
+)
+from concave.clock import seconds, to_micros
+from concave.store.records import Die, NewTask, Retry
+from concave.tasks.batching import Batcher, in_batches
+from concave.tasks.retry import backoff_delay, decide
+from concave.tasks.signal import AbortSignal
+from concave.tasks.submission import new_task_id, submission
+from concave.tasks.threads import HandlerThreads
+
+
+async def _handler(ctx: TaskContext, value: int) -> int:
+    return value + 1
+
+
+async def test_every_form_makes_the_same_task() -> None:
+    direct = define_task(name="add", handler=_handler)
+    decorated = define_task(name="add")(_handler)
+    bare = define_task(_handler)
+    assert (direct.name, decorated.name, bare.name) == ("add", "add", "_handler")
+    assert repr(direct) == "TaskDefinition('add')"
+    for task in (direct, decorated, bare):
+        assert await task(None, 1) == 2
+        assert (task.timeout, task.priority, task.retry.max_attempts) == (300, 50, 3)
+
+    class Called:
+        async def __call__(self, ctx: TaskContext, value: int) -> int:
+            return value
+
+    assert define_task("callable", Called()).is_async
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"priority": 101}, {"priority": -1}, {"priority": True}, {"timeout": 0}, {"timeout": "x"},
+        {"max_concurrency": 0}, {"max_crashes": 0}, {"retention": -1}, {"unknown": 1}, {"name": ""}, {"name": "x" * 201},
+        {"name": "a\nb"}, {"input": object()},
+    ],
+)  # fmt: skip
+def test_an_option_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        define_task(**{"name": "t", "handler": _handler, **options}) if options.get(
+            "name"
+        ) != "" else define_task(name="", handler=lambda ctx: None)
+
+
+def test_handlers_that_cannot_be() -> None:
+    def three(a: Any, b: Any, c: Any) -> None: ...
+
+    def unresolved(ctx: TaskContext, value: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    for handler in (three, unresolved):
+        with pytest.raises(ConfigurationError):
+            define_task("x", handler)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RetryConfig(max_attempts=0),
+        lambda: RetryConfig(backoff="odd"),  # type: ignore[arg-type]
+        lambda: RetryConfig(initial_delay=-1),
+        lambda: RetryConfig(max_delay=float("inf")),
+        lambda: DebounceConfig(window=-1, key=str),
+        lambda: DebounceConfig(window=1, key=str, max_wait=-1),
+        lambda: RetryLater(delay=-1),
+        lambda: seconds("x", "option"),  # type: ignore[arg-type]
+        lambda: to_micros(datetime(2026, 1, 1), "at"),  # noqa: DTZ001
+    ],
+)
+def test_configurations_that_cannot_be(make: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        make()
+
+
+def test_retention_as_one_duration_or_by_kind() -> None:
+    one = define_task("a", _handler, retention=timedelta(hours=1)).retention
+    assert (one.completed, one.cancelled, one.dead) == (3600_000_000, 3600_000_000, 90 * 86400_000_000)
+    by_kind = define_task("a", _handler, retention=RetentionConfig(dead=60, idempotency_key=30)).retention
+    assert (by_kind.dead, by_kind.key) == (60_000_000, 30_000_000)
+
+
+class Aliased(BaseModel):
+    user_id: int = Field(alias="userId")
+
+
+def test_inputs_are_checked_and_become_json() -> None:
+    untyped: Any = define_task("untyped", lambda ctx, value: None)
+    value = {"when": datetime(2026, 1, 1, tzinfo=UTC), "id": UUID(int=1), "note": "NaN and Infinity"}
+    assert b"2026-01-01T00:00:00Z" in submission(untyped, value).input
+    loop: list[Any] = []
+    loop.append(loop)
+    for bad in (float("nan"), float("inf"), loop, object()):
+        with pytest.raises(TaskInputError):
+            submission(untyped, bad)
+    aliased = define_task("aliased", lambda ctx, value: None, input=Aliased)  # type: ignore[misc]
+    assert submission(aliased, {"userId": 1}).input == b'{"userId":1}'
+    assert submission(aliased, Aliased(userId=1)).input == b'{"userId":1}'
+    with pytest.raises(TaskInputError, match="userId: Field required"):
+        submission(aliased, {"user_id": 1})
+    with pytest.raises(TaskInputError):
+        submission(aliased, Aliased.model_construct(user_id="x"))
+    with pytest.raises(TaskInputTooLargeError, match="limit is 1048576"):
+        submission(untyped, "x" * (1024 * 1024))
+
+
+def test_keys_come_from_the_input() -> None:
+    task = define_task(
+        "keyed", _handler, idempotency_key=lambda n: f"n-{n}", debounce=DebounceConfig(1, key=str, max_wait=5)
+    )
+    new = submission(task, 7)
+    assert new.idempotency_key == "n-7"
+    assert new.debounce is not None
+    assert new.debounce[:] == ("7", 1_000_000, 5_000_000)
+    assert submission(task, 7, idempotency_key="given").idempotency_key == "given"
+    slot = submission(task, 7, recurring=True)
+    assert (slot.idempotency_key, slot.debounce) == (None, None)
+    assert len({new_task_id() for _ in range(1000)}) == 1000
+
+
+@given(st.integers(1, 5000), st.floats(0, 1), st.sampled_from(["exponential", "linear", "fixed"]))
+def test_jitter_only_adds_ten_to_twenty_percent_after_the_cap(
+    attempt: int, chance: float, backoff: Any
+) -> None:
+    retry = RetryConfig(backoff=backoff, initial_delay=2, max_delay=30)
+    plain = {"exponential": 2.0 * 2 ** min(attempt - 1, 60), "linear": 2.0 * attempt, "fixed": 2.0}[backoff]
+    assert min(plain, 30) * 1.1 <= backoff_delay(retry, attempt, chance) <= min(plain, 30) * 1.2 + 1e-9
+
+
+def test_decisions() -> None:
+    class UnspeakableError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    def odd(error: BaseException) -> bool:
+        raise RuntimeError("odd")
+
+    retry = RetryConfig(max_attempts=2)
+    assert isinstance(decide(ValueError("x"), 1, retry, 0), Retry)
+    assert isinstance(decide(ValueError("x"), 2, retry, 0), Die)
+    assert isinstance(decide(Discard("x"), 1, retry, 0), Die)
+    assert decide(RetryLater(timedelta(seconds=5)), 9, retry, 0) == Retry(5_000_000, None)
+    spent = decide(RetryLater(5, spend_attempt=True), 1, retry, 0)
+    assert isinstance(spent, Retry)
+    assert (spent.delay, spent.failure is not None) == (5_000_000, True)
+    assert isinstance(decide(RetryLater(5, spend_attempt=True), 2, retry, 0), Die)
+    assert isinstance(decide(TaskOutputError("x"), 1, retry, 0), Die)
+    only = RetryConfig(retry_on=(ConnectionError, TimeoutError))
+    assert isinstance(decide(ConnectionError(), 1, only, 0), Retry)
+    assert isinstance(decide(ValueError(), 1, only, 0), Die)
+    assert isinstance(decide(TaskInputError("x"), 1, only, 0), Retry)
+    assert isinstance(decide(ValueError(), 1, RetryConfig(retry_on=lambda e: True), 0), Retry)
+    died = decide(ValueError("x"), 1, RetryConfig(retry_on=odd), 0)
+    assert isinstance(died, Die)
+    assert "retry_on raised RuntimeError: odd" in died.reason
+    died = decide(UnspeakableError(), 2, retry, 0)
+    assert isinstance(died, Die)
+    assert "could not be read" in died.reason
+
+
+async def test_a_signal_reaches_every_thread_and_keeps_its_first_reason() -> None:
+    signal = AbortSignal()
+    assert (signal.aborted, signal.reason, signal.wait_in_thread(0)) == (False, None, False)
+    signal.raise_if_aborted()
+    waiting = asyncio.create_task(signal.wait())
+    given_up = asyncio.create_task(signal.wait())
+    await asyncio.sleep(0)
+    given_up.cancel()
+    blocked = asyncio.create_task(asyncio.to_thread(signal.wait_in_thread))
+    await asyncio.sleep(0)
+    threading.Thread(target=signal.abort, args=("first",)).start()
+    assert await waiting == "first"
+    assert await blocked
+    assert not signal.abort("second")
+    assert await signal.wait() == "first"
+    assert signal.wait_in_thread()
+    with pytest.raises(TaskAbortedError, match="first"):
+        signal.raise_if_aborted()
+
+
+async def test_threads_run_at_most_so_many_and_end() -> None:
+    threads, release = HandlerThreads(2, "test"), threading.Event()
+    running = [threads.run(release.wait) for _ in range(4)]
+    release.set()
+    assert await asyncio.gather(*running) == [True] * 4
+
+    def stops() -> None:
+        raise StopIteration
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await threads.run(stops)
+    threads.close()
+
+
+def _task(size: int = 1) -> NewTask:
+    return NewTask(new_task_id(), "t", b"x" * size)
+
+
+async def test_concurrent_submissions_share_batches_and_fail_with_their_batch_alone() -> None:
+    batches: list[int] = []
+    failing = False
+
+    async def send(tasks: Sequence[NewTask]) -> list[str]:
+        batches.append(len(tasks))
+        await asyncio.sleep(0)
+        if failing:
+            raise StoreUnavailableError("away")
+        return [task.id for task in tasks]
+
+    batcher = Batcher(send)
+    tasks = [_task() for _ in range(1200)]
+    waiting = [asyncio.create_task(batcher.submit(task)) for task in tasks]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert results[1:] == [task.id for task in tasks[1:]]
+    assert batches == [500, 500, 200]
+    failing = True
+    both = await asyncio.gather(batcher.submit(_task()), batcher.submit(_task()), return_exceptions=True)
+    assert [type(each) for each in both] == [StoreUnavailableError] * 2
+    failing = False
+    assert await batcher.submit(tasks[0]) == tasks[0].id
+    batches.clear()
+    await asyncio.gather(*(batcher.submit(_task(600_000)) for _ in range(3)))
+    assert batches == [1, 1, 1]
+
+
+def test_long_lists_are_cut_by_number_and_by_size() -> None:
+    assert [len(batch) for batch in in_batches([_task() for _ in range(1001)])] == [500, 500, 1]
+    assert [len(batch) for batch in in_batches([_task(600_000) for _ in range(3)])] == [1, 1, 1]
+    assert in_batches([]) == []
