@@ -1,6 +1,7 @@
 """A key without an expiry must be live work: whatever else a test leaves behind would stay for ever."""
 
 import re
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -32,7 +33,7 @@ async def drop_namespace(redis_url: str, prefix: str) -> None:
             await client.delete(*keys)
 
 
-async def _ids_of_live_tasks(client: "Redis", prefix: str) -> set[str]:
+async def _ids_of_live_tasks(client: Any, prefix: str) -> set[str]:
     live = {field.decode() for field in await client.hkeys(f"{{{prefix}}}:run")}
     for kind in ("q", "d"):
         async for key in client.scan_iter(match=f"{{{prefix}}}:{kind}:*"):

@@ -76,9 +76,10 @@ def test_handlers_that_cannot_be() -> None:
 
     def unresolved(ctx: TaskContext, value: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
-    for handler in (three, unresolved):
+    handlers: list[Any] = [three, unresolved]
+    for as_any in handlers:
         with pytest.raises(ConfigurationError):
-            define_task("x", handler)  # type: ignore[call-overload]
+            define_task("x", as_any)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_inputs_are_checked_and_become_json() -> None:
     for bad in (float("nan"), float("inf"), loop, object()):
         with pytest.raises(TaskInputError):
             submission(untyped, bad)
-    aliased = define_task("aliased", lambda ctx, value: None, input=Aliased)  # type: ignore[misc]
+    aliased: Any = define_task("aliased", lambda ctx, value: None, input=Aliased)
     assert submission(aliased, {"userId": 1}).input == b'{"userId":1}'
     assert submission(aliased, Aliased(userId=1)).input == b'{"userId":1}'
     with pytest.raises(TaskInputError, match="userId: Field required"):

@@ -107,7 +107,9 @@ async def test_a_broken_schedule_is_put_off_and_blocks_nobody(caplog: pytest.Log
     assert "can't be fired" in caplog.text
 
 
-async def test_the_scheduler_goes_on_after_the_store_was_away(kv: KV) -> None:
+async def test_the_scheduler_goes_on_after_the_store_was_away(
+    kv: KV, monkeypatch: pytest.MonkeyPatch
+) -> None:
     due, away = kv.store.schedules.due, [True]
 
     async def fails_once(limit: int) -> Due:
@@ -116,7 +118,7 @@ async def test_the_scheduler_goes_on_after_the_store_was_away(kv: KV) -> None:
             raise StoreUnavailableError("away")
         return await due(limit)
 
-    kv.store.schedules.due = fails_once  # type: ignore[method-assign]
+    monkeypatch.setattr(kv.store.schedules, "due", fails_once)
     await create_recurring_manager(kv).create(report, "x", interval=0.001)
     work = await announced_work(kv)
     handle = start_recurring_scheduler(kv, check_interval=0.01)
@@ -162,7 +164,7 @@ async def test_locks(kv: KV) -> None:
         await lock.acquire("t", "me", 0)
 
 
-async def test_a_lock_that_is_held_is_renewed_and_its_loss_is_told() -> None:
+async def test_a_lock_that_is_held_is_renewed_and_its_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     async with MemoryKV(clock=clock) as kv:
         lock = create_task_lock(kv)
@@ -182,7 +184,7 @@ async def test_a_lock_that_is_held_is_renewed_and_its_loss_is_told() -> None:
             async def away(*_: Any) -> bool:
                 raise StoreUnavailableError("away")
 
-            kv.store.locks.extend = away  # type: ignore[method-assign]
+            monkeypatch.setattr(kv.store.locks, "extend", away)
             while not lost.aborted:
                 await asyncio.sleep(0)
                 clock.advance(1)

@@ -423,7 +423,9 @@ async def test_a_def_handler_enqueues_with_one_call(kv: KV) -> None:
         scheduler.enqueue_from_thread(double, {"n": 5})
 
 
-async def test_a_worker_outlives_its_store_and_settles_what_it_ran_once(kv: KV) -> None:
+async def test_a_worker_outlives_its_store_and_settles_what_it_ran_once(
+    kv: KV, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran: list[str] = []
 
     @define_task
@@ -441,12 +443,14 @@ async def test_a_worker_outlives_its_store_and_settles_what_it_ran_once(kv: KV) 
             raise StoreUnavailableError("away")
         return await settle(settlements, claim)
 
-    kv.store.settle = failing  # type: ignore[method-assign]
+    monkeypatch.setattr(kv.store, "settle", failing)
     task = await run(kv, once)
     assert (task.status, ran) == ("completed", [task.id])
 
 
-async def test_a_claim_without_an_answer_is_made_again_with_its_nonce(kv: KV) -> None:
+async def test_a_claim_without_an_answer_is_made_again_with_its_nonce(
+    kv: KV, monkeypatch: pytest.MonkeyPatch
+) -> None:
     claim, nonces = kv.store.claim, list[str]()
 
     async def loses_its_first_answer(wanted: Claim) -> Any:
@@ -458,7 +462,7 @@ async def test_a_claim_without_an_answer_is_made_again_with_its_nonce(kv: KV) ->
 
     scheduler = TaskScheduler(kv)
     task_id = await scheduler.enqueue(double, {"n": 1})
-    kv.store.claim = loses_its_first_answer  # type: ignore[method-assign]
+    monkeypatch.setattr(kv.store, "claim", loses_its_first_answer)
     async with working(kv, double):
         task = await scheduler.wait(task_id)
     assert task is not None

@@ -59,10 +59,18 @@ local function scoped(kind, name, key)
   return P .. kind .. ':' .. #name .. ':' .. name .. ':' .. key
 end
 
--- head, spec and the bytes behind the head
+-- head, spec and the bytes behind the head. Raises for what isn't a record: something else wrote it, or it is damaged.
 local function split(record)
   local offset, head = unpack_one(record)
   local _, spec = unpack_one(record, offset)
+  local whole = type(head) == 'table' and #head == 7 and type(spec) == 'table' and #spec == 9
+  for _, i in ipairs({1, 2, 4, 5, 6, 7}) do
+    whole = whole and type(head[i]) == 'number'
+  end
+  whole = whole and type(spec[1]) == 'string' and type(spec[2]) == 'number' and type(spec[5]) == 'number'
+  if not (whole and type(spec[8]) == 'table' and #spec[8] == 4) then
+    error('not a record')
+  end
   return head, spec, string.sub(record, offset + 1)
 end
 
