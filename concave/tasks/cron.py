@@ -27,7 +27,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from calendar import monthrange
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -87,8 +87,10 @@ class _ClockChange:
 
 
 @lru_cache(maxsize=256)
-def load_zone(name: str) -> ZoneInfo:
+def load_zone(name: str) -> tzinfo:
     """The IANA zone of that name; raises InvalidScheduleError."""
+    if name == "UTC":
+        return UTC  # the default has to work where there is no zone data
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
@@ -136,7 +138,7 @@ def read_cron(expression: str) -> CronPattern:
     return pattern
 
 
-def first_slot_after(pattern: CronPattern, zone: ZoneInfo, after: datetime) -> datetime | None:
+def first_slot_after(pattern: CronPattern, zone: tzinfo, after: datetime) -> datetime | None:
     """The first slot later than the UTC instant `after`; None if the calendar ends before it."""
     try:
         shown = after.astimezone(zone).replace(tzinfo=None)
@@ -163,7 +165,7 @@ def first_slot_after(pattern: CronPattern, zone: ZoneInfo, after: datetime) -> d
     return None
 
 
-def last_slot_until(pattern: CronPattern, zone: ZoneInfo, end: datetime) -> datetime | None:
+def last_slot_until(pattern: CronPattern, zone: tzinfo, end: datetime) -> datetime | None:
     """The last slot at or before the UTC instant `end`: the mirror image of `first_slot_after`."""
     try:
         ceiling = end.astimezone(zone).replace(tzinfo=None)
@@ -283,7 +285,7 @@ def _wall(day: date, minutes: int) -> datetime:
     return datetime.combine(day, time(minutes // 60, minutes % 60))
 
 
-def _instants(zone: ZoneInfo, wall: datetime) -> tuple[datetime, datetime]:
+def _instants(zone: tzinfo, wall: datetime) -> tuple[datetime, datetime]:
     """When the clock shows `wall`: twice the same instant, or the first and the second of a repeated time.
 
     Of a skipped time, it is the later one that comes first (PEP 495).
@@ -294,13 +296,13 @@ def _instants(zone: ZoneInfo, wall: datetime) -> tuple[datetime, datetime]:
     )
 
 
-def _clock_change(zone: ZoneInfo, wall: datetime) -> _ClockChange | None:
+def _clock_change(zone: tzinfo, wall: datetime) -> _ClockChange | None:
     """The clock change that skips or repeats `wall`, if one does."""
     first, second = _instants(zone, wall)
     return None if first == second else _clock_change_between(zone, min(first, second), max(first, second))
 
 
-def _clock_change_between(zone: ZoneInfo, before: datetime, after: datetime) -> _ClockChange:
+def _clock_change_between(zone: tzinfo, before: datetime, after: datetime) -> _ClockChange:
     """The one clock change after `before` and up to `after`, to the second."""
     before = before.replace(microsecond=0)
     old = before.astimezone(zone).utcoffset()

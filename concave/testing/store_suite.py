@@ -43,7 +43,8 @@ _numbers = itertools.count(1)
 
 def new_task(name: str = "job", **fields: Any) -> NewTask:
     """A submission with an id of its own."""
-    return NewTask(**{"id": f"task-{next(_numbers)}", "name": name, "input": b"null", **fields})
+    given: dict[str, Any] = {"id": f"task-{next(_numbers)}", "name": name, "input": b"null", **fields}
+    return NewTask(**given)
 
 
 async def add(store: Store, name: str = "job", **fields: Any) -> str:

@@ -15,7 +15,7 @@ MICROSECOND = timedelta(microseconds=1)
 ZONES = ["UTC", "America/New_York", "Europe/Paris", "Australia/Lord_Howe"]
 FIXED = [
     "30 2 * * *",
-    "0 2,3 * * *",
+    "0 2,3 * * 0,6",
     "15,45 1-3 * * 0",
     "30 1 * * 0,3",
     "0-59/20 2 * * 0",
@@ -29,7 +29,7 @@ FIXED = [
     "0 0 13 * 5#2",
     "0 9-17/4 * 3,10 *",
 ]
-WILDCARD = ["0 */5 * * 0,6", "*/15 2 * * 0", "*/30 1-3 * * 0", "7 * 1,15 * *"]
+WILDCARD = ["0 */5 * * 0", "*/15 2 * * 0", "*/30 1-3 * * 0", "7 * 1,15 * *"]
 DENSE = ["* * * * *", "*/15 * * * *", "30 * * * *", "0-59 0-23 * * *"]
 
 # Clock changes of 30 minutes, two hours and a day, at midnight and at a minute past it, backwards in summer.

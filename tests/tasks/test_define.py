@@ -60,15 +60,19 @@ async def test_every_form_makes_the_same_task() -> None:
     "options",
     [
         {"priority": 101}, {"priority": -1}, {"priority": True}, {"timeout": 0}, {"timeout": "x"},
-        {"max_concurrency": 0}, {"max_crashes": 0}, {"retention": -1}, {"unknown": 1}, {"name": ""}, {"name": "x" * 201},
+        {"max_concurrency": 0}, {"max_crashes": 0}, {"retention": -1}, {"unknown": 1}, {"name": "x" * 201},
         {"name": "a\nb"}, {"input": object()},
     ],
 )  # fmt: skip
 def test_an_option_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"name": "t", "handler": _handler, **options}
     with pytest.raises(ConfigurationError):
-        define_task(**{"name": "t", "handler": _handler, **options}) if options.get(
-            "name"
-        ) != "" else define_task(name="", handler=lambda ctx: None)
+        define_task(**given)
+
+
+def test_a_lambda_needs_a_name() -> None:
+    with pytest.raises(ConfigurationError, match="needs a name"):
+        define_task(lambda: None)
 
 
 def test_handlers_that_cannot_be() -> None:

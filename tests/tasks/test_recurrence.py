@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from concave.errors import InvalidScheduleError
+from concave.tasks.cron import load_zone
 from concave.tasks.recurrence import (
     CronRule,
     IntervalRule,
@@ -85,6 +86,16 @@ def test_an_unknown_zone_is_refused(zone: str) -> None:
         parse_rule(cron="* * * * *", interval=None, timezone=zone, anchor=NOON)
     with pytest.raises(InvalidScheduleError, match="unknown time zone"):
         next_slot(CronRule("* * * * *", zone), NOON)
+
+
+def test_utc_needs_no_zone_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("concave.tasks.cron.ZoneInfo", None)  # fails if called
+    load_zone.cache_clear()
+
+    assert next_slot(parse_rule(cron="0 6 * * *", interval=None, anchor=NOON), NOON) == utc(
+        "2026-06-02 06:00"
+    )
+    assert next_slot(parse_rule(cron=None, interval=60, anchor=NOON), NOON) == utc("2026-06-01 12:01")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +185,8 @@ def test_naive_times_are_refused() -> None:
         ("0 0 L * *", "2026-06-30 00:00"),
         ("0 0 L 2 *", "2027-02-28 00:00"),
         ("0 0 * * L5", "2026-06-26 00:00"),
+        ("0 0 * * L3", "2026-06-24 00:00"),
+        ("0 0 * * L2", "2026-06-30 00:00"),
         ("0 0 * * mon#5", "2026-06-29 00:00"),
         ("0 0 29 feb *", "2028-02-29 00:00"),
         ("0 0 * 2 mon#5", "2044-02-29 00:00"),

@@ -45,7 +45,8 @@ async def double(ctx: TaskContext, number: Number) -> int:
 
 @asynccontextmanager
 async def working(kv: KV, *tasks: TaskDefinition[Any, Any], **options: Any) -> AsyncGenerator[TaskWorker]:
-    worker = create_task_worker(kv, TaskRegistry(tasks), **{"poll_interval": 30, **options})
+    given: dict[str, Any] = {"poll_interval": 30, **options}
+    worker = create_task_worker(kv, TaskRegistry(tasks), **given)
     await worker.start()
     await worker.start()
     try:
@@ -152,7 +153,7 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt(
         raise raised
 
     handler: Any = raises if kind == "async" else raises_in_thread
-    task = define_task(name="raises", handler=handler, retry=RetryConfig(max_attempts=1))
+    task: Any = define_task(name="raises", handler=handler, retry=RetryConfig(max_attempts=1))
     done = await run(kv, task)
     assert (done.status, done.attempt) == ("dead", 1)
     assert (await run(kv, double, {"n": 1})).result == 2
