@@ -120,7 +120,7 @@ class TaskLifespan:
         )
         stack.push_async_callback(sweeper.stop)
         workers = [
-            create_task_worker(kv, defaults.registry, state=state, **self.worker_options)
+            create_task_worker(kv, defaults.registry, state=state, sweeps=False, **self.worker_options)
             for _ in range(self.workers)
         ]
         stack.push_async_callback(_stop_all, workers, self.shutdown_grace)

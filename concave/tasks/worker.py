@@ -31,11 +31,14 @@ from concave.store.records import (
     Settlement,
 )
 from concave.tasks.context import TaskContext
+from concave.tasks.defaults import announced_outboxes
 from concave.tasks.executor import Run, StopCause, execute
 from concave.tasks.heartbeat import Heartbeat
 from concave.tasks.model import WorkerStats, WorkerStatus
 from concave.tasks.options import Duration
 from concave.tasks.registry import TaskRegistry
+from concave.tasks.scheduler import TaskScheduler
+from concave.tasks.sweeper import Sweeper
 from concave.tasks.threads import HandlerThreads
 
 __all__ = ["TaskWorker"]
@@ -47,6 +50,7 @@ MAX_CLAIM = 200
 UNWIND = 1.0
 """Seconds that a cancelled handler has, when its worker stops, to clean up before its task is handed back."""
 LONGEST_BACKOFF = 5.0
+SWEEP_INTERVAL = 5.0
 LAST_TRIES = 3
 """How often a stopping worker tries again to settle what is done; after that the leases run out."""
 
@@ -66,6 +70,7 @@ class TaskWorker:
         heartbeat: float,
         task_types: frozenset[str] | None,
         state: Any,
+        sweeps: bool,
     ) -> None:
         self.id = id
         self._kv = kv
@@ -76,6 +81,8 @@ class TaskWorker:
         self._heartbeat_every = heartbeat
         self._task_types = task_types
         self._state = state
+        self._sweeps = sweeps
+        self._sweeper: Sweeper | None = None
         self._status: WorkerStatus = "stopped"
         self._stopping = False
         self._runs: dict[str, Run] = {}
@@ -107,6 +114,9 @@ class TaskWorker:
             self._kv, self._runs, every=self._heartbeat_every, lease=self._lock_ttl, on_lost=self._on_lost
         )
         await self._heartbeat.start()
+        if self._sweeps:
+            submit = TaskScheduler(self._kv).submit
+            self._sweeper = Sweeper(announced_outboxes, submit, interval=SWEEP_INTERVAL, clock=self._kv.clock)
         self._status, self._stopping = "running", False
         self._started = self._kv.clock.monotonic()
         self._wake.set()
@@ -347,6 +357,8 @@ class TaskWorker:
 
     async def _close(self) -> None:
         self._main = None
+        if self._sweeper is not None:
+            await self._sweeper.stop()
         for listener in self._listeners:
             await listener.close()
         if self._heartbeat is not None:

@@ -27,13 +27,14 @@ def create_task_worker(
     heartbeat: Duration = 10.0,
     task_types: Sequence[str] | None = None,
     state: Any = None,
+    sweeps: bool = True,
 ) -> TaskWorker:
     """A worker that is yet to be started.
 
     `concurrency`: tasks at a time. `lock_ttl`: seconds after which a worker that fell silent is taken for dead.
     `heartbeat`: seconds between renewals; less than half of `lock_ttl`. `poll_interval`: the longest an idle worker
     goes without a look, should a wake-up be lost. `task_types`: names to take; all registered ones by default. `state`
-    is handed to handlers as ``ctx.state``.
+    is handed to handlers as ``ctx.state``. `sweeps`: whether it also relays what the outboxes of this process still hold.
 
     Raises `ConfigurationError` for an option that can't be.
     """
@@ -52,12 +53,17 @@ def create_task_worker(
         heartbeat=beat,
         task_types=None if task_types is None else frozenset(task_types),
         state=state,
+        sweeps=sweeps,
     )
 
 
 async def start_task_workers(kv: KV, registry: TaskRegistry, count: int, **options: Any) -> list[TaskWorker]:
     """Create and start `count` workers; the options are those of `create_task_worker`."""
-    workers = [create_task_worker(kv, registry, **options) for _ in range(at_least_one(count, "count"))]
+    # One of them sweeps: they share the process's outboxes.
+    workers = [
+        create_task_worker(kv, registry, **{"sweeps": number == 0, **options})
+        for number in range(at_least_one(count, "count"))
+    ]
     for worker in workers:
         await worker.start()
     return workers

@@ -29,8 +29,12 @@ from concave import (
     start_task_workers,
 )
 from concave.kv import KV, MemoryKV
+from concave.store.protocol import done_topic
 from concave.store.records import Claim, Settled
 from concave.tasks import TaskWorker, create_dead_letter_queue
+from concave.tasks.defaults import announce_outbox
+from concave.tasks.outbox import Submit
+from concave.tasks.submission import submission
 from concave.testing import FakeClock
 
 
@@ -524,3 +528,34 @@ async def test_bad_input_stores_nothing(kv: KV, call: Any, error: type[Exception
     with pytest.raises(error):
         await call(scheduler)
     assert await scheduler.get_queue_depth() == 0
+
+
+async def test_workers_relay_what_outboxes_still_hold(kv: KV) -> None:
+    class Left:
+        def __init__(self) -> None:
+            self.rows = [submission(double, {"n": 4})]
+            self.drained = False
+
+        async def sweep(self, submit: Submit) -> int:
+            rows, self.rows = self.rows, []
+            await submit(rows)
+            return len(rows)
+
+        async def drain(self) -> None:
+            self.drained = True
+
+    left = Left()
+    announce_outbox(left)
+    task_id = left.rows[0].id
+    scheduler = TaskScheduler(kv)
+    workers = await start_task_workers(kv, TaskRegistry([double]), 3, poll_interval=30)
+    work = asyncio.Event()
+    listener = await kv.store.listen(done_topic(task_id), lambda _: work.set())
+    task = await scheduler.get_task(task_id)
+    while task is None or task.status != "completed":
+        await work.wait()
+        task = await scheduler.get_task(task_id)
+    await listener.close()
+    for worker in workers:
+        await worker.stop()
+    assert left.drained
