@@ -59,11 +59,11 @@ def create_task_worker(
 
 async def start_task_workers(kv: KV, registry: TaskRegistry, count: int, **options: Any) -> list[TaskWorker]:
     """Create and start `count` workers; the options are those of `create_task_worker`."""
-    # One of them sweeps: they share the process's outboxes.
-    workers = [
-        create_task_worker(kv, registry, **{"sweeps": number == 0, **options})
-        for number in range(at_least_one(count, "count"))
-    ]
+    workers: list[TaskWorker] = []
+    for number in range(at_least_one(count, "count")):
+        # One of them sweeps: they share the process's outboxes.
+        given: dict[str, Any] = {"sweeps": number == 0, **options}
+        workers.append(create_task_worker(kv, registry, **given))
     for worker in workers:
         await worker.start()
     return workers
