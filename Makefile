@@ -3,18 +3,20 @@
 PYTHON ?= python3
 PORT   ?= 8000
 ARGS   ?=
+STEPS  ?= 20000
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos check lint types format build clean
+.PHONY: help demo test chaos model check lint types format build clean
 
 help:
 	@echo 'make demo    serve examples/shop.py on port $(PORT); CONCAVE_KV_URL=redis://… puts its tasks on Redis'
 	@echo 'make test    run every test, with coverage; needs no server and no Docker (ARGS="-k name" picks some)'
 	@echo 'make chaos   kill processes at random instants and count, in the long form'
+	@echo 'make model   both stores beside a naive model of one, $(STEPS) steps each'
 	@echo 'make check   all checks: format, lint, types, imports, tests'
 	@echo 'make format  format the code and fix what ruff can fix'
 	@echo 'make build   build the wheel and the sdist into dist/'
@@ -33,6 +35,10 @@ test: .venv/dev.stamp
 # The long form of the chaos tests, whose short form is part of `make test`.
 chaos: .venv/dev.stamp
 	CONCAVE_CHAOS_POSTS=1000 CONCAVE_CHAOS_KILLS=20 $(BIN)/python -m pytest -s tests/chaos
+
+# Both stores beside a naive model, for long. STEPS says how long: per store.
+model: .venv/dev.stamp
+	CONCAVE_MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -s tests/stores/test_model.py
 
 check: lint types test
 

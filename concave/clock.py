@@ -86,7 +86,7 @@ def seconds(duration: float | timedelta, option: str, *, minimum: float = 0.0) -
 
 def to_micros(moment: datetime, option: str) -> Micros:
     """An aware datetime as microseconds since the epoch; a naive one is a `ConfigurationError`."""
-    if moment.tzinfo is None or moment.utcoffset() is None:
+    if getattr(moment, "tzinfo", None) is None or moment.utcoffset() is None:
         raise ConfigurationError(
             f"{option} must be an aware datetime (say, datetime.now(UTC)), not naive {moment!r}"
         )

@@ -11,6 +11,9 @@ from concave.tasks import defaults
 from tests.servers import PostgresServer, RedisServer, ServerError, temporary_database
 from tests.servers.ports import is_listening
 
+# Before anything imports it: a failure of the store suite is to show the values that it compared.
+pytest.register_assert_rewrite("concave.testing", "tests.stores.leaks")
+
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The one seam: what a task store does, in the domain's own verbs.
 
 Everything above (scheduler, workers, recurring schedules, dead letters, locks) speaks to a store only
-through `Store`. Everything below (memory, Redis) implements it, and passes `concave.testing.StoreSuite`.
+through `Store`. Everything below (memory, Redis) implements it, and passes `concave.testing.store_suite.StoreSuite`.
 
 The rules of the seam:
 
@@ -145,6 +145,12 @@ class Store(Protocol):
         It is the submission's own, or that of the task that holds its idempotency key, or that of the waiting
         task it was debounced into. A submission added within the last 24 hours is not added again, even where
         its record is gone by now.
+
+        The tasks of one call are created a microsecond apart, in their order: creation is what "first in, first out"
+        and "newest first" go by. A debounced submission is due when its window ends, which `max_wait` bounds from the
+        creation of the task it was folded into, and never before its own delay or time. That task takes the
+        submission's idempotency key if it has none yet; otherwise the key stands for it as long as it would after a
+        completion.
         """
         ...
 
@@ -152,7 +158,8 @@ class Store(Protocol):
         """Lease up to `limit` due tasks, by bucket, oldest first within a name, fairly between names.
 
         Takes back what dead workers held first. Never exceeds a name's cap. The same claim sent again returns
-        the same leases, as far as they are still held.
+        the same leases, as far as they are still held. Suspects, which have crashed a worker before, are a queue of
+        their own within their name.
         """
         ...
 

@@ -86,6 +86,8 @@ class TaskRecord(NamedTuple):
 
     `attempt` counts attempts begun that ended or may yet end in an outcome of the handler: failures, plus the
     run in progress, plus the one that completed. `crashes` and `interruptions` are counted apart.
+    `started_at` and `worker_id` are those of the run in progress or, of a task that has ended, of its last one; while
+    a task waits, `worker_id` is whose attempt failed last.
     """
 
     id: str
@@ -120,7 +122,10 @@ ClaimNames = tuple[tuple[str, int], ...]
 
 
 class Claim(NamedTuple):
-    """What a worker wants. `nonce` is fresh for each claim, and repeated only when the same claim is sent again."""
+    """What a worker wants.
+
+    `nonce` is 16 ASCII characters, fresh for each claim, and repeated only when the same claim is sent again.
+    """
 
     worker_id: str
     names: ClaimNames

@@ -13,6 +13,8 @@ from tests.servers.ports import free_port
 from tests.servers.process import LoggedProcess, ServerError
 
 _ATTEMPTS = 5
+HIGHEST = 55_535
+"""A server in a cluster also listens 10,000 ports above its own."""
 
 
 def find_redis_server() -> str:
@@ -92,7 +94,7 @@ class RedisServer:
         first_time = self.port == 0
         for attempt in range(_ATTEMPTS):
             if first_time:
-                self.port = free_port()
+                self.port = free_port(below=HIGHEST + 1)
             self._process = LoggedProcess(self._argv(), cwd=self.data_dir)
             try:
                 self._process.wait_until(self._answers, "ready", timeout)

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import AsyncGenerator
 
 import pytest
+from redis.asyncio import Redis
 
 from concave.kv import MemoryKV, RedisKV
 from concave.testing import FakeClock
@@ -29,3 +30,10 @@ async def redis_kv(clock: FakeClock, redis_url: str) -> AsyncGenerator[RedisKV]:
             await check_for_leaks(redis_url, kv.prefix)
         finally:
             await drop_namespace(redis_url, kv.prefix)
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncGenerator["Redis"]:
+    """A plain client, to look at what the store keeps and to do it harm."""
+    async with Redis.from_url(redis_url) as client:
+        yield client

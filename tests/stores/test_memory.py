@@ -5,7 +5,6 @@ import pytest
 from concave.kv import MemoryKV
 from concave.store.protocol import Store
 from concave.testing.store_suite import StoreSuite
-from concave.testing.store_suite_cold import ColdStoreSuite
 
 
 @pytest.fixture
@@ -14,8 +13,4 @@ def store(memory_kv: MemoryKV) -> Store:
 
 
 class TestMemory(StoreSuite):
-    pass
-
-
-class TestMemoryCold(ColdStoreSuite):
     pass

@@ -1,11 +1,10 @@
-"""The behavioural suite over the store on Redis."""
+"""The behavioural suite over the store on Redis; after each test, no key is left that would stay for ever."""
 
 import pytest
 
 from concave.kv import RedisKV
 from concave.store.protocol import Store
 from concave.testing.store_suite import StoreSuite
-from concave.testing.store_suite_cold import ColdStoreSuite
 
 
 @pytest.fixture
@@ -14,8 +13,4 @@ def store(redis_kv: RedisKV) -> Store:
 
 
 class TestRedis(StoreSuite):
-    pass
-
-
-class TestRedisCold(ColdStoreSuite):
     pass

@@ -70,7 +70,7 @@ class Entry:
             new.retention,
             self.started_at,
             self.ended_at,
-            self.worker_id,
+            self.failures[-1].worker_id if status in WAITING and self.failures else self.worker_id,
             self.result,
             self.reason,
             tuple(self.failures),

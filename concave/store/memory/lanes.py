@@ -19,26 +19,27 @@ LaneKey = tuple[str, bool]
 
 
 class Lanes:
-    """Due tasks in lanes, one per bucket, name and suspicion; those not due yet in one heap by time."""
+    """Due tasks in lanes, one per bucket, name and suspicion; those not due yet in a heap by time for each name."""
 
     def __init__(self) -> None:
         # The order of a bucket's lanes is the order in which they are served: a lane that was, goes last.
         self._ready: list[dict[LaneKey, Lane]] = [{} for _ in range(BUCKETS)]
-        self._later: list[tuple[Micros, int, Entry]] = []
+        self._later: dict[str, Lane] = {}
         self._places = itertools.count(1)
         self.waiting = 0
 
     def put(self, entry: Entry, *, later: bool) -> bool:
-        """Let a task wait. True if an idle worker should know: its lane was empty, or nothing is due before it."""
+        """Let a task wait. True if idle workers should know: its lane was empty, or none of its name is due before it."""
         entry.place = next(self._places)
         self.waiting += 1
         if later:
-            heapq.heappush(self._later, (entry.due_at, entry.place, entry))
-            return self._later[0][2] is entry
+            heap = self._later.setdefault(entry.new.name, [])
+            heapq.heappush(heap, (entry.due_at, entry.place, entry))
+            return _first(heap) is entry
         bucket = self._ready[bucket_of(entry.new.priority)]
         lane = bucket.setdefault((entry.new.name, entry.suspect), [])
         heapq.heappush(lane, (entry.created_at, entry.place, entry))
-        return len(lane) == 1
+        return _first(lane) is entry
 
     def remove(self, entry: Entry) -> None:
         """Take out a task that waits. What the heap still holds of it is stale by its place."""
@@ -47,17 +48,18 @@ class Lanes:
 
     def promote(self, now: Micros) -> None:
         """Move what has fallen due into its lane."""
-        while (first := self._first_later()) and first[0] <= now:
-            heapq.heappop(self._later)
-            entry = first[2]
-            entry.status = "pending"
-            self.waiting -= 1
-            self.put(entry, later=False)
+        for name, heap in list(self._later.items()):
+            while (entry := _first(heap)) and entry.due_at <= now:
+                heapq.heappop(heap)
+                entry.status = "pending"
+                self.waiting -= 1
+                self.put(entry, later=False)
+            if not heap:
+                del self._later[name]
 
     def next_due(self) -> Micros | None:
         """When the next task falls due."""
-        first = self._first_later()
-        return first[0] if first else None
+        return min((entry.due_at for heap in self._later.values() if (entry := _first(heap))), default=None)
 
     def has_ready(self, name: str) -> bool:
         """Whether tasks of this name wait to be claimed."""
@@ -93,12 +95,12 @@ class Lanes:
                 self.remove(entry)
                 wanted -= 1
                 yield entry
-        while lane and lane[0][2].place != lane[0][1]:
-            heapq.heappop(lane)
-        if lane:
+        if _first(lane):
             bucket[key] = lane
 
-    def _first_later(self) -> tuple[Micros, int, Entry] | None:
-        while self._later and self._later[0][2].place != self._later[0][1]:
-            heapq.heappop(self._later)
-        return self._later[0] if self._later else None
+
+def _first(heap: Lane) -> Entry | None:
+    """The first that is still there; what has left since is dropped."""
+    while heap and heap[0][2].place != heap[0][1]:
+        heapq.heappop(heap)
+    return heap[0][2] if heap else None

@@ -49,7 +49,7 @@ class State:
         self._held_keys: dict[KeyOf, str] = {}
         self._debounced: dict[KeyOf, str] = {}
         self._stands_for: dict[str, str] = {}
-        self._last_claims: dict[str, tuple[str, list[Entry]]] = {}
+        self._last_claims: dict[str, tuple[str, list[Entry], Micros]] = {}
         self._expiries = Expiries()
 
     def tick(self, now: Micros) -> int:
@@ -61,23 +61,23 @@ class State:
 
     # Adding
 
-    def add(self, new: NewTask, now: Micros) -> str:
+    def add(self, new: NewTask, now: Micros, created: Micros) -> str:
+        """The id that stands for a submission. `created` is now, a microsecond apart within a batch, which orders it."""
         if new.id in self.entries:
             return new.id
         if standing := self._stands_for.get(new.id):
             return standing
-        if new.idempotency_key is not None:
-            holder = self._held_keys.setdefault((new.name, new.idempotency_key), new.id)
-            if holder != new.id:
-                return self._remember(new.id, holder, now)
+        if new.idempotency_key is not None and (
+            holder := self._held_keys.get((new.name, new.idempotency_key))
+        ):
+            return self._remember(new.id, holder, now)
         if new.debounce is not None and (waiting := self._debounce(new, now)):
             return self._remember(new.id, waiting, now)
-        due = now + new.delay if new.at is None else new.at
-        if new.debounce is not None:
-            due = max(due, now + new.debounce.window)
-        entry = Entry(new, now, due, "pending", new.input, idempotency_key=new.idempotency_key)
+        if new.idempotency_key is not None:
+            self._held_keys[new.name, new.idempotency_key] = new.id
+        entry = Entry(new, created, now, "pending", new.input, idempotency_key=new.idempotency_key)
         self.entries[new.id] = entry
-        self._wait(entry, "scheduled", due, now)
+        self._wait(entry, "scheduled", _due(new, now, created), now)
         return new.id
 
     def _debounce(self, new: NewTask, now: Micros) -> str | None:
@@ -88,18 +88,28 @@ class State:
         if waiting is None or waiting.claimed_once or waiting.status not in WAITING:
             self._debounced[key] = new.id
             return None
-        due = now + new.debounce.window
-        if new.debounce.max_wait is not None:
-            due = max(now, min(due, waiting.created_at + new.debounce.max_wait))
+        if new.idempotency_key is not None:
+            self._take_key(waiting, new, now)
         self.lanes.remove(waiting)
         waiting.input = new.input
-        self._wait(waiting, "scheduled", due, now)
+        self._wait(waiting, "scheduled", _due(new, now, waiting.created_at), now)
         return waiting.new.id
+
+    def _take_key(self, waiting: Entry, new: NewTask, now: Micros) -> None:
+        """Hold a folded submission's key. A task has one of its own; another's stands for it for a time."""
+        assert new.idempotency_key is not None
+        key, lasting = (new.name, new.idempotency_key), new.retention.key
+        if waiting.idempotency_key is None:
+            waiting.idempotency_key = new.idempotency_key
+            self._held_keys[key] = waiting.new.id
+        elif lasting > 0:
+            self._held_keys[key] = waiting.new.id
+            self._expiries.at(now + lasting, self._free_key, key, waiting.new.id)
 
     def revive(self, task_id: str, new_id: str, now: Micros) -> str | None:
         revived, old = self.entries.get(new_id), self.entries.get(task_id)
-        if revived is not None and revived.revived_from == task_id:
-            return new_id
+        if revived is not None:
+            return new_id if revived.revived_from == task_id else None
         if old is None or old.status != "dead":
             return None
         key = old.idempotency_key
@@ -117,9 +127,9 @@ class State:
     # Claiming
 
     def claim(self, claim: Claim, now: Micros) -> Claimed:
-        nonce, entries = self._last_claims.get(claim.worker_id, ("", []))
+        nonce, entries, _ = self._last_claims.get(claim.worker_id, ("", [], 0))
         if nonce == claim.nonce:
-            return Claimed([self._lease(entry, now) for entry in entries if entry.token == nonce])
+            return Claimed([self._lease(entry, now) for entry in entries if entry.token == nonce], 0)
         room = {
             name: (cap - len(self._running.get(name, ()))) if cap else claim.limit
             for name, cap in claim.names
@@ -132,9 +142,17 @@ class State:
             entry.started_at, entry.worker_id = now, claim.worker_id
             self._running.setdefault(entry.new.name, set()).add(entry)
             heapq.heappush(self._deadlines, (entry.deadline, next(self._order), entry))
-        self._last_claims[claim.worker_id] = (claim.nonce, taken)
+        if taken:
+            self._remember_claim(claim, taken, now)
         leases = [self._lease(entry, now) for entry in taken]
         return Claimed(leases, self._idle_for(now) if len(leases) < claim.limit else None)
+
+    def _remember_claim(self, claim: Claim, taken: list[Entry], now: Micros) -> None:
+        """Know what a worker claimed last, for as long as its leases were to last, and forget workers that are gone."""
+        if claim.worker_id not in self._last_claims:
+            for gone in [worker for worker, (_, _, until) in self._last_claims.items() if until <= now]:
+                del self._last_claims[gone]
+        self._last_claims[claim.worker_id] = (claim.nonce, taken, now + claim.lease)
 
     def held(self, lease: Lease) -> Entry | None:
         """The task that a lease is of, if its token still stands."""
@@ -229,10 +247,12 @@ class State:
                 self._end(entry, "dead", now)
             else:
                 self._wait(entry, "pending", now, now)
+            if self.lanes.has_ready(entry.new.name):
+                self.topics.publish(WORK, entry.new.name)
         return reaped
 
     def _leave_running(self, entry: Entry) -> None:
-        entry.token = None
+        entry.token = entry.progress = None
         entry.abort = False
         running = self._running[entry.new.name]
         running.discard(entry)
@@ -251,17 +271,17 @@ class State:
         """Let a task wait, under `status` as long as it isn't due, and tell idle workers if it concerns them."""
         later = due > now
         entry.status, entry.due_at = (status if later else "pending"), due
+        entry.started_at = entry.worker_id = None
         if self.lanes.put(entry, later=later):
             self.topics.publish(WORK, entry.new.name)
 
     def _end(self, entry: Entry, status: TaskStatus, now: Micros) -> None:
         entry.status, entry.ended_at = status, now
-        entry.progress = None
         retention, name, task_id = entry.new.retention, entry.new.name, entry.new.id
         kept = {"completed": retention.completed, "cancelled": retention.cancelled}.get(
             status, retention.dead
         )
-        self._expiries.at(now + kept, self._expire, task_id, now + kept)
+        self._expiries.at(now + kept, self._expire, entry, now + kept)
         if entry.new.debounce is not None and self._debounced.get((name, entry.new.debounce.key)) == task_id:
             del self._debounced[name, entry.new.debounce.key]
         if entry.idempotency_key is not None:
@@ -285,12 +305,28 @@ class State:
         if entry.created_at + DAY > now:
             self._remember(task_id, task_id, entry.created_at)
 
-    def _expire(self, task_id: str, now: Micros) -> None:
-        if task_id in self.entries:
-            self.forget(task_id, now)
+    def _expire(self, entry: Entry, now: Micros) -> None:
+        # It may be gone before its time, and its id in use again.
+        if self.entries.get(entry.new.id) is entry:
+            self.forget(entry.new.id, now)
 
     def _remember(self, submission_id: str, task_id: str, since: Micros) -> str:
         """Know for a day which task a submission became, so that sending it again adds nothing."""
         self._stands_for[submission_id] = task_id
         self._expiries.at(since + DAY, self._stands_for.pop, submission_id, None)
         return task_id
+
+
+def _due(new: NewTask, now: Micros, created: Micros) -> Micros:
+    """When a submission is due.
+
+    A debounced one waits for its window, which counts from now and is bounded by `max_wait` from the creation of the
+    task that it makes or joins; it is never earlier than it was asked for.
+    """
+    asked = now + new.delay if new.at is None else new.at
+    if new.debounce is None:
+        return asked
+    window = now + new.debounce.window
+    if new.debounce.max_wait is not None:
+        window = min(window, created + new.debounce.max_wait)
+    return max(asked, window)

@@ -48,7 +48,7 @@ class MemoryStore:
     def _add(self, tasks: Sequence[NewTask]) -> list[str]:
         with self._lock:
             now = self._tick()
-            return [self._state.add(new, now) for new in tasks]
+            return [self._state.add(new, now, now + number) for number, new in enumerate(tasks)]
 
     async def add(self, tasks: Sequence[NewTask]) -> list[str]:
         return self._add(tasks)
@@ -89,7 +89,8 @@ class MemoryStore:
     async def find(self, query: Query) -> list[TaskRecord]:
         with self._lock:
             now = self._tick()
-            newest_first = (entry.record(now) for entry in reversed(self._state.entries.values()))
+            oldest_first = sorted(self._state.entries.values(), key=lambda entry: entry.created_at)
+            newest_first = (entry.record(now) for entry in reversed(oldest_first))
             found = [record for record in newest_first if _fits(record, query)]
             return found[query.offset : query.offset + query.limit]
 

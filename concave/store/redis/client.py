@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -46,13 +48,19 @@ class RedisClient(Protocol):
     async def execute_command(self, *args: Any) -> Any: ...
 
 
+PASSING_CODE = re.compile(
+    r"(?:^|-)(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|READONLY|TRYAGAIN) "
+)
+"""Codes that the driver doesn't know; and in Redis 6, those of a command within a script, behind "-" in an error's text."""
+
+
 @contextmanager
 def mapped_errors(where: str) -> Generator[None]:
     """Turn the driver's errors into ours."""
     try:
         yield
     except OutOfMemoryError as error:
-        raise StoreFullError(f"{where} is out of memory and took nothing") from error
+        raise _full(where) from error
     except AuthenticationError as error:
         raise StoreError(f"{where} refuses the credentials in its URL: {error}") from error
     except PASSING as error:
@@ -60,7 +68,19 @@ def mapped_errors(where: str) -> Generator[None]:
             f"{where} doesn't answer: {str(error) or type(error).__name__}"
         ) from error
     except RedisError as error:
+        if "-OOM " in str(error):
+            raise _full(where) from error
+        if PASSING_CODE.search(str(error)):
+            raise StoreUnavailableError(f"{where} can't answer now: {error}") from error
         raise StoreError(f"{where}: {error}") from error
+
+
+def _full(where: str) -> StoreFullError:
+    return StoreFullError(f"{where} is out of memory and took nothing")
+
+
+AT_ONCE = 64
+"""Calls under way at a time; each has a connection of its own. Others wait: a pool that is used up would refuse them."""
 
 
 class ScriptCaller:
@@ -71,20 +91,22 @@ class ScriptCaller:
         self._namespace = namespace
         self._where = where
         self._clock = clock
+        self._room = asyncio.Semaphore(AT_ONCE)
 
     async def call(self, name: str, *args: bytes | str | int) -> Any:
         """Run a verb's script. Sent again, once, with its source where the server doesn't know it."""
         script = load_script(name)
-        moment = "" if self._clock is None else str(self._clock.now())
-        with mapped_errors(self._where):
-            try:
-                return await self._client.execute_command(
-                    "EVALSHA", script.sha, 1, self._namespace, moment, *args
-                )
-            except NoScriptError:
-                return await self._client.execute_command(
-                    "EVAL", script.source, 1, self._namespace, moment, *args
-                )
+        async with self._room:
+            moment = "" if self._clock is None else str(self._clock.now())
+            with mapped_errors(self._where):
+                try:
+                    return await self._client.execute_command(
+                        "EVALSHA", script.sha, 1, self._namespace, moment, *args
+                    )
+                except NoScriptError:
+                    return await self._client.execute_command(
+                        "EVAL", script.source, 1, self._namespace, moment, *args
+                    )
 
     async def call_again(self, name: str, *args: bytes | str | int) -> Any:
         """`call`, tried once more where there was no answer: for verbs whose answer is the same the second time.

@@ -229,4 +229,10 @@ def read_schedule(row: list[bytes]) -> ScheduleRecord:
 def _values(data: bytes) -> list[Any]:
     unpacker = Unpacker(raw=True)
     unpacker.feed(data)
-    return list(unpacker)
+    # A nil to end with: where the last value was cut off, it becomes part of that one.
+    unpacker.feed(b"\xc0")
+    values: list[Any]
+    *values, end = unpacker
+    if end is not None:
+        raise ValueError("it ends in the middle of a value")
+    return values

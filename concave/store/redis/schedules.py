@@ -24,7 +24,14 @@ class RedisSchedules:
     async def put(self, schedule: ScheduleRecord) -> None:
         body, rule = pack_schedule(schedule)
         await self._scripts.call_again(
-            "schedule_put", schedule.id, body, rule, schedule.next_at, schedule.created_at
+            "schedule_put",
+            schedule.id,
+            body,
+            rule,
+            schedule.next_at,
+            schedule.created_at,
+            schedule.anchor,
+            int(schedule.enabled),
         )
 
     async def get(self, schedule_id: str) -> ScheduleRecord | None:
@@ -44,7 +51,15 @@ class RedisSchedules:
 
     async def due(self, limit: int) -> Due:
         now, idle_for, rows = await self._scripts.call_again("schedule_due", limit)
-        return Due(int(now), _readable(rows), None if idle_for < 0 else int(idle_for))
+        due: list[ScheduleRecord] = []
+        for row in rows:
+            try:
+                due.append(read_schedule(row))
+            except MalformedRecordError as error:
+                # Nobody can fire it, and it must not crowd out others: paused, it still shows in the log of each listing.
+                log.error("paused: %s", error)
+                await self.enable(row[0].decode(), None)
+        return Due(int(now), due, None if idle_for < 0 else int(idle_for))
 
     async def fire(self, fired: Fired) -> bool:
         return bool(

@@ -47,6 +47,10 @@ LETTERS: dict[TaskStatus, str] = {
 }
 
 
+LARGEST_STEP = 1000
+"""Tasks in one step: Lua takes no more than some thousands of values at once, and others wait meanwhile."""
+
+
 class RedisStore:
     """A task store on Redis; see `concave.store.protocol.Store` for what each verb promises."""
 
@@ -81,19 +85,25 @@ class RedisStore:
     async def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Settled:
         if not settlements:
             return Settled([], await self.claim(claim)) if claim else Settled([])
+        accepted: list[bool] = []
+        while len(settlements) > LARGEST_STEP:
+            accepted += (await self.settle(settlements[:LARGEST_STEP])).accepted
+            settlements = settlements[LARGEST_STEP:]
         wanted = _packed_claim(claim) if claim else b""
         caps = self._packed_caps(claim.names) if claim else b""
         marks, now, *claimed = await self._scripts.call(
             "settle", packed_settlements(list(settlements)), wanted, caps
         )
-        accepted = [mark == ACCEPTED for mark in marks]
+        accepted += [mark == ACCEPTED for mark in marks]
         return Settled(accepted, _claimed(claimed, claim, int(now))) if claim else Settled(accepted)
 
     async def extend(self, leases: Sequence[Lease], duration: Micros) -> list[bool]:
-        if not leases:
-            return []
-        rows = pack([[lease.task.id, lease.token, lease.task.name] for lease in leases])
-        return [mark == ACCEPTED for mark in await self._scripts.call_again("extend", rows, duration)]
+        held: list[bool] = []
+        for start in range(0, len(leases), LARGEST_STEP):
+            step = leases[start : start + LARGEST_STEP]
+            rows = pack([[lease.task.id, lease.token, lease.task.name] for lease in step])
+            held += [mark == ACCEPTED for mark in await self._scripts.call_again("extend", rows, duration)]
+        return held
 
     async def reap(self) -> int:
         return int(await self._scripts.call("reap"))
@@ -109,6 +119,8 @@ class RedisStore:
         return None if data is None else read_record(task_id.encode(), data, int(now), run, progress)
 
     async def find(self, query: Query) -> list[TaskRecord]:
+        if query.limit < 1:
+            return []
         statuses = [LETTERS[status] for status in dict.fromkeys(query.statuses or LETTERS)]
         now, *rows = await self._scripts.call_again(
             "find",
@@ -150,10 +162,12 @@ class RedisStore:
         return new_id if await self._scripts.call_again("revive", task_id, new_id) else None
 
     async def purge(self, older_than: Micros) -> int:
-        purged = 0
-        while batch := int(await self._scripts.call("purge", older_than)):
-            purged += batch
-        return purged
+        total = 0
+        while True:
+            looked_at, purged = await self._scripts.call("purge", older_than)
+            total += int(purged)
+            if not looked_at:
+                return total
 
     def _packed_caps(self, names: ClaimNames) -> bytes:
         # A worker's names rarely change and are handed over as the same object: pack them once.
@@ -166,7 +180,8 @@ ACCEPTED = ord("1")
 
 
 def _packed_claim(claim: Claim) -> bytes:
-    return pack([claim.worker_id, claim.limit, claim.lease, claim.nonce, claim.suspects])
+    limit = min(claim.limit, LARGEST_STEP)
+    return pack([claim.worker_id, limit, claim.lease, claim.nonce, claim.suspects])
 
 
 def _claimed(reply: list[Any], claim: Claim, now: Micros) -> Claimed:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError, RedisError
 
 from concave.clock import Clock, sleep
+from concave.errors import StoreUnavailableError
 from concave.store.protocol import done_topic
 from concave.store.redis.client import mapped_errors
 
@@ -25,7 +27,7 @@ DONE = "done"
 RECONNECT_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 SILENCE = 30.0
-"""Seconds after which a silent connection is asked whether it is still there."""
+"""Seconds after which a silent connection is asked whether it is still there, and after which no answer means that it isn't."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +41,9 @@ class _Subscription:
 
 
 class RedisTopics:
-    """Subscriptions of one event loop. A lost connection is made anew, and everyone is told that they may have missed
-    something.
+    """Subscriptions of one event loop.
+
+    A lost connection is made anew, and everyone is told that they may have missed something.
     """
 
     def __init__(self, new_pubsub: Callable[[], Any], namespace: str, where: str, clock: Clock) -> None:
@@ -49,28 +52,34 @@ class RedisTopics:
         self._where = where
         self._clock = clock
         self._subscriptions: list[_Subscription] = []
-        self._confirmed: dict[str, asyncio.Event] = {}
+        self._confirmed: dict[str, asyncio.Future[None]] = {}
         self._pubsub: Any = None
         self._reader: asyncio.Task[None] | None = None
+        # One at a time connects, subscribes or disconnects.
+        self._changing = asyncio.Lock()
 
     async def listen(self, topic: str, notify: Notify) -> _Subscription:
-        """Subscribe; returns once the server has confirmed it, so that nothing after that is missed."""
+        """Subscribe; returns once the server has confirmed it, so that nothing after that is missed.
+
+        Raises `StoreUnavailableError` where it doesn't, and then nobody has subscribed.
+        """
         subscription = _Subscription(self, topic, notify)
         self._subscriptions.append(subscription)
         channel = self._channel(topic)
-        confirmed = self._confirmed.setdefault(channel, asyncio.Event())
+        confirmed = self._confirmed.setdefault(channel, asyncio.get_running_loop().create_future())
         try:
-            with mapped_errors(self._where):
-                if self._pubsub is None:
-                    self._pubsub = self._new_pubsub()
-                    await self._pubsub.subscribe(*self._confirmed)
+            async with self._changing:
+                with mapped_errors(self._where):
+                    if self._pubsub is None:
+                        await self._connect()
+                    elif not confirmed.done():
+                        await self._pubsub.subscribe(channel)
+                if self._reader is None:
                     self._reader = asyncio.create_task(self._read(), name="concave-topics")
-                elif not confirmed.is_set():
-                    await self._pubsub.subscribe(channel)
+            await asyncio.shield(confirmed)
         except BaseException:
-            self._subscriptions.remove(subscription)
+            await self.forget(subscription)
             raise
-        await confirmed.wait()
         return subscription
 
     async def forget(self, subscription: _Subscription) -> None:
@@ -82,44 +91,84 @@ class RedisTopics:
         if any(self._channel(each.topic) == channel for each in self._subscriptions):
             return
         del self._confirmed[channel]
-        if self._pubsub is not None:
-            try:
-                await self._pubsub.unsubscribe(channel)
-            except (RedisError, OSError) as error:
-                log.debug("could not unsubscribe, the connection is gone: %s", error)
+        async with self._changing:
+            if self._pubsub is not None and channel not in self._confirmed:
+                try:
+                    await self._pubsub.unsubscribe(channel)
+                except (RedisError, OSError) as error:
+                    log.debug("could not unsubscribe, the connection is gone: %s", error)
 
     async def close(self) -> None:
         """End all subscriptions and the connection."""
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
-        if self._pubsub is not None:
-            await self._pubsub.aclose()
-        self._reader = self._pubsub = None
+        await self._disconnect()
+        self._reader = None
+        self._refuse_the_unconfirmed(RedisConnectionError("it was closed"))
         self._subscriptions.clear()
         self._confirmed.clear()
 
     def _channel(self, topic: str) -> str:
         return self._namespace + (DONE if topic.startswith(done_topic("")) else topic)
 
+    async def _connect(self) -> None:
+        pubsub = self._new_pubsub()
+        try:
+            await pubsub.subscribe(*self._confirmed)
+        except BaseException:
+            with suppress(RedisError, OSError):
+                await pubsub.aclose()
+            raise
+        self._pubsub = pubsub
+
+    async def _disconnect(self) -> None:
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            with suppress(RedisError, OSError):
+                await pubsub.aclose()
+
     async def _read(self) -> None:
+        """Deliver what comes, until nobody listens any more."""
         pause = RECONNECT_PAUSE
         while True:
             try:
-                message = await self._pubsub.get_message(timeout=SILENCE)
-                if message is None:
-                    await self._pubsub.ping()
-                else:
-                    self._deliver(message)
+                async with self._changing:
+                    if not self._confirmed:
+                        await self._disconnect()
+                        self._reader = None
+                        return
+                    if self._pubsub is None:
+                        await self._connect()
+                await self._read_message()
                 pause = RECONNECT_PAUSE
             except (RedisError, OSError) as error:
                 log.warning("%s: lost the connection that listens (%s); trying again", self._where, error)
-                pause = await self._reconnect(pause)
+                async with self._changing:
+                    await self._disconnect()
+                    self._refuse_the_unconfirmed(error)
+                await sleep(self._clock, pause)
+                pause = min(LONGEST_PAUSE, pause * 2)
+
+    def _refuse_the_unconfirmed(self, error: Exception) -> None:
+        for confirmed in self._confirmed.values():
+            if not confirmed.done():
+                confirmed.set_exception(StoreUnavailableError(f"{self._where} doesn't answer: {error}"))
+                confirmed.exception()  # it counts as seen, also where whoever waited for it has left
+
+    async def _read_message(self) -> None:
+        message = await self._pubsub.get_message(timeout=SILENCE)
+        if message is None:
+            await self._pubsub.ping()
+            message = await self._pubsub.get_message(timeout=SILENCE)
+            if message is None:
+                raise RedisConnectionError("it is silent")
+        self._deliver(message)
 
     def _deliver(self, message: dict[str, Any]) -> None:
         channel = (message["channel"] or b"").decode()
         if message["type"] == "subscribe" and channel in self._confirmed:
-            self._confirmed[channel].set()
+            self._subscribed(channel)
         if message["type"] != "message":
             return
         topic, data = channel.removeprefix(self._namespace), message["data"].decode()
@@ -128,18 +177,27 @@ class RedisTopics:
             for each in list(self._subscriptions):
                 task_id = each.topic.removeprefix(done_topic(""))
                 if task_id in ended and task_id != each.topic:
-                    each.notify(task_id)
+                    self._tell(each, task_id)
             return
         for each in list(self._subscriptions):
             if each.topic == topic:
-                each.notify(data)
+                self._tell(each, data)
 
-    async def _reconnect(self, pause: float) -> float:
-        await self._pubsub.aclose()
-        await sleep(self._clock, pause)
-        self._pubsub = self._new_pubsub()
-        if self._confirmed:
-            await self._pubsub.subscribe(*self._confirmed)
+    def _subscribed(self, channel: str) -> None:
+        confirmed = self._confirmed[channel]
+        if not confirmed.done():
+            confirmed.set_result(None)
+            return
+        # Again: the connection is a new one. Told before the server has it, they might still miss something after that.
         for each in list(self._subscriptions):
-            each.notify(None)
-        return min(LONGEST_PAUSE, pause * 2)
+            if self._channel(each.topic) == channel:
+                self._tell(each, None)
+
+    def _tell(self, subscription: _Subscription, message: str | None) -> None:
+        if subscription not in self._subscriptions:
+            return  # one that was told before it has closed it
+        try:
+            subscription.notify(message)
+        except Exception as error:  # noqa: BLE001  it harms no other listener, and is its loop's to report
+            context = {"message": f"a listener to {subscription.topic} raised", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)

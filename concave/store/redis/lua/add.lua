@@ -11,5 +11,4 @@ for i, task in ipairs(cmsgpack.unpack(ARGV[2])) do
     others[#others + 1] = id
   end
 end
-keep_names()
 return others

@@ -3,10 +3,13 @@
 
 local id = ARGV[2]
 local record = call('GET', P .. 't:' .. id)
-if not record or call('HEXISTS', P .. 'run', id) == 1 or ending_of(record) then
+local head, spec
+if record then
+  head, spec = readable(record)
+end
+if not head or call('HEXISTS', P .. 'run', id) == 1 or ending_of(record) then
   return 0
 end
-local head, spec = split(record)
 stop_waiting(id, lane_of(head, spec))
 finish(id, record, 'x', '', {'', 0})
 tell_ended()

@@ -1,6 +1,6 @@
 --! use base waiting ending claiming
 -- Lease what is due. ARGV[2]: msgpack [worker, limit, lease, nonce, suspects]. ARGV[3]: msgpack name -> cap, 0 for none.
--- Returns the time, how long until something known falls due (-1: nothing is), then id, record, id, record …
+-- Returns the time of the leases, how long until something known falls due (-1: nothing is), then id, record, id, record …
 
 local reply = {string.format('%.0f', now)}
 claim_into(reply, cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3]))

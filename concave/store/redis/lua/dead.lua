@@ -1,6 +1,7 @@
---! use base
+--! use base ending
 -- Dead tasks, the latest first. ARGV[2]: limit. ARGV[3]: offset. Returns the time, then id, record, id, record …
 
+drop_all_expired()
 local first = tonumber(ARGV[3])
 local reply = {string.format('%.0f', now)}
 for _, id in ipairs(call('ZREVRANGE', P .. 'dead', first, first + tonumber(ARGV[2]) - 1)) do

@@ -1,4 +1,5 @@
---! use base
+--! use base ending
 -- How many tasks are dead.
 
+drop_all_expired()
 return call('ZCARD', P .. 'dead')

@@ -3,7 +3,7 @@
 -- Returns a string with "1" for each lease that is held, "0" for each that isn't.
 
 local leases = cmsgpack.unpack(ARGV[2])
-local ids, marks, deadline = {}, {}, now + tonumber(ARGV[3])
+local ids, marks, names, deadline = {}, {}, {}, now + tonumber(ARGV[3])
 for i, l in ipairs(leases) do
   ids[i] = l[1]
 end
@@ -11,9 +11,13 @@ local held = call('HMGET', P .. 'run', unpack(ids))
 for i, l in ipairs(leases) do
   if held[i] and string.sub(held[i], 1, 16) == l[2] then
     call('ZADD', P .. 'l:' .. l[3], 'XX', deadline, l[1])
+    names[l[3]] = true
     marks[i] = '1'
   else
     marks[i] = '0'
   end
+end
+for name in pairs(names) do
+  call('ZADD', P .. 'ldue', 'LT', deadline, name)
 end
 return table.concat(marks)

@@ -1,4 +1,4 @@
---! use base waiting finding
+--! use base waiting ending finding
 -- Find tasks, newest first. ARGV[2]: msgpack of status letters, of p pending, s scheduled, r running, f failed, c completed,
 -- d dead, x cancelled. ARGV[3]: msgpack of names, [] for all. ARGV[4], ARGV[5]: creation's bounds as ZRANGEBYSCORE takes
 -- them. ARGV[6]: limit. ARGV[7]: offset.
@@ -7,22 +7,33 @@
 local statuses, names = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
 local low, high = ARGV[4], ARGV[5]
 local limit, offset = tonumber(ARGV[6]), tonumber(ARGV[7])
-if #names == 0 then
-  names = call('SMEMBERS', P .. 'names')
-end
 
-promote(1000)
-local sources, found = sources_of(statuses, names, low, high), {}
-local ceiling, skipped = descend_to(offset, sources, low, high)
-collect(found, sources, low, ceiling, offset - skipped + limit)
-for _, status in ipairs(statuses) do
-  if status == 'r' then
-    collect_running(found, names, low, high)
+drop_all_expired()
+for _ = 1, 20 do
+  promote(1000)
+  if (first_score(P .. 'due') or math.huge) > now then
+    break
   end
 end
-table.sort(found, function(a, b)
-  return a[1] > b[1] or (a[1] == b[1] and a[2] > b[2])
-end)
+if #names == 0 then
+  names = all_names()
+end
+
+local sources, running = sources_of(statuses, names, low, high), {}
+for _, status in ipairs(statuses) do
+  if status == 'r' then
+    running = running_of(names, low, high)
+  end
+end
+local top, skipped = descend_to(offset, high, sources, running)
+local ceiling = top and string.format('%.0f', top) or high
+local found = collect(sources, low, ceiling, offset - skipped + limit)
+for _, each in ipairs(running) do
+  if not top or each[1] <= top then
+    found[#found + 1] = each
+  end
+end
+table.sort(found, newest_first)
 
 local reply = {string.format('%.0f', now)}
 for i = offset - skipped + 1, math.min(#found, offset - skipped + limit) do

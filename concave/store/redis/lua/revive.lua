@@ -4,11 +4,15 @@
 local old, new = ARGV[2], ARGV[3]
 local revived = call('GET', P .. 't:' .. new)
 if revived then
-  local _, spec = split(revived)
-  return spec[9] == old and 1 or 0
+  local _, spec = readable(revived)
+  return spec and spec[9] == old and 1 or 0
 end
 local record = call('GET', P .. 't:' .. old)
-if not record or ending_of(record) ~= 'd' then
+if not record or not readable(record) then
+  return 0
+end
+local status, expires = ending_of(record)
+if status ~= 'd' or expires <= now then
   return 0
 end
 local _, spec = forget(old, record, 'd')

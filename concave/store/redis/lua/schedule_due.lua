@@ -1,7 +1,7 @@
 --! use base scheduling
 -- What is due. ARGV[2]: limit. Returns the time, how long until the next that isn't due (-1: none), and rows.
 
-local due = P .. 'sched:due'
+local due = P .. 'slots'
 local coming = call('ZRANGEBYSCORE', due, '(' .. string.format('%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 return {
   string.format('%.0f', now),

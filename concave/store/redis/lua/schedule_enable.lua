@@ -7,9 +7,9 @@ if call('EXISTS', key) == 0 then
 end
 if ARGV[3] == '' then
   call('HSET', key, 'enabled', '0')
-  call('ZREM', P .. 'sched:due', ARGV[2])
+  call('ZREM', P .. 'slots', ARGV[2])
 else
   call('HSET', key, 'enabled', '1', 'next', ARGV[3])
-  call('ZADD', P .. 'sched:due', ARGV[3], ARGV[2])
+  call('ZADD', P .. 'slots', ARGV[3], ARGV[2])
 end
 return 1

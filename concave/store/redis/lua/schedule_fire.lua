@@ -11,9 +11,8 @@ call('HSET', key, 'next', ARGV[4])
 if ARGV[5] ~= '' then
   call('HSET', key, 'last', ARGV[5])
 end
-call('ZADD', P .. 'sched:due', ARGV[4], ARGV[2])
+call('ZADD', P .. 'slots', ARGV[4], ARGV[2])
 for i, task in ipairs(cmsgpack.unpack(ARGV[6])) do
   add(task, now + i - 1)
 end
-keep_names()
 return 1

@@ -11,15 +11,16 @@
 -- what claim.lua returns.
 
 local settlements = cmsgpack.unpack(ARGV[2])
-local ids, marks, freed, gone = {}, {}, {}, {}
+local ids, marks, freed, gone, decided = {}, {}, {}, {}, {}
 for i, s in ipairs(settlements) do
   ids[i] = s[1]
 end
 local held = call('HMGET', P .. 'run', unpack(ids))
 for i, s in ipairs(settlements) do
-  local current = held[i] and string.sub(held[i], 1, 16) == s[2]
+  local current = held[i] and string.sub(held[i], 1, 16) == s[2] and not decided[s[1]]
   marks[i] = current and '1' or '0'
   if current then
+    decided[s[1]] = true
     local of_name = freed[s[3]] or {}
     of_name[#of_name + 1] = s[1]
     freed[s[3]] = of_name
@@ -33,6 +34,9 @@ if #gone > 0 then
   call('HDEL', P .. 'prog', unpack(gone))
   for name, of_name in pairs(freed) do
     call('ZREM', P .. 'l:' .. name, unpack(of_name))
+    if call('EXISTS', P .. 'l:' .. name) == 0 then
+      call('ZREM', P .. 'ldue', name)
+    end
   end
 end
 
@@ -42,12 +46,13 @@ local function complete(s, record, run)
   local id, name, kept = s[1], s[3], s[6]
   local expires = now + kept
   call('SET', P .. 't:' .. id, record .. '\149' .. pack('c', now, expires) .. run .. s[5], 'PX', ms(kept))
-  local of_name = completed[name] or {created = {}, entries = {}, kept = 0}
-  completed[name] = of_name
-  of_name.created[#of_name.created + 1] = s[7]
-  of_name.created[#of_name.created + 1] = id
-  of_name.entries[#of_name.entries + 1] = pack(expires, id)
-  of_name.kept = math.max(of_name.kept, kept)
+  local batches = completed[name] or {}
+  completed[name] = batches
+  local batch = batches[kept] or {created = {}, ids = {}}
+  batches[kept] = batch
+  batch.created[#batch.created + 1] = s[7]
+  batch.created[#batch.created + 1] = id
+  batch.ids[#batch.ids + 1] = id
   if s[8] or s[9] then
     settle_keys(id, name, s[8], s[9], s[10])
   end
@@ -73,7 +78,10 @@ local function failed(head, rest, failure, where)
 end
 
 local function again_later(s, record, where)
-  local head, spec, rest = split(record)
+  local head, spec, rest = readable(record)
+  if not head then
+    return put_aside(s[1])
+  end
   local due, status = now, 's'
   if s[4] == 'r' then
     rest = failed(head, rest, s[6], where)
@@ -87,7 +95,10 @@ local function again_later(s, record, where)
 end
 
 local function give_up(s, record, where)
-  local head, _, rest = split(record)
+  local head, _, rest = readable(record)
+  if not head then
+    return put_aside(s[1])
+  end
   rest = failed(head, rest, s[4] == 'd' and s[6], where)
   finish(s[1], pack(head) .. rest, s[4], s[5], where)
 end
@@ -105,8 +116,10 @@ for i, s in ipairs(settlements) do
     end
   end
 end
-for name, of_name in pairs(completed) do
-  index_ended('c', name, of_name.created, of_name.entries, of_name.kept)
+for name, batches in pairs(completed) do
+  for kept, batch in pairs(batches) do
+    index_ended('c', name, kept, batch.created, batch.ids)
+  end
 end
 
 local reply = {table.concat(marks), string.format('%.0f', now)}
@@ -118,13 +131,7 @@ end
 -- A slot under a cap came free and this worker didn't fill it: others may be idle because of the cap alone.
 for name in pairs(freed) do
   if caps[name] ~= 0 then
-    for bucket = 0, 3 do
-      local active = P .. 'a:' .. bucket
-      if call('ZSCORE', active, bucket .. 'n:' .. name) or call('ZSCORE', active, bucket .. 's:' .. name) then
-        publish('work', name)
-        break
-      end
-    end
+    tell_of_room(name)
   end
 end
 tell_ended()

@@ -15,15 +15,16 @@
 --   run                    hash    id -> nonce of the claim (16 bytes), msgpack [worker, started]
 --   abort, prog            hash    id -> "1" for a run that is to stop; id -> progress
 --   x:<status>:<name>      zset    ids by creation: s scheduled, f failed, c completed, d dead, x cancelled
---   e:<status>:<name>      list    msgpack(expires, id) of ended tasks, in the order they ended
+--   e:<batch>              list    msgpack(expires, id, id …) of ended tasks; a batch is <status>:<kept>:<name>, so that its
+--                                  tasks expire in the order in which they ended
+--   ended                  zset    batches, by a time at or before that at which their first tasks expire
 --   dead                   zset    ids of the dead, by the time they died
 --   k:<n>:<name>:<key>     string  idempotency key -> msgpack(id, expires or 0); n is the name's length
 --   b:<n>:<name>:<key>     string  debounce key -> id of the task that waits under it
 --   s:<id>                 string  msgpack(task, expires): a submission whose record is gone, or is another's
 --   w:<worker>             string  nonce of its last claim, msgpack of the ids
 --   bad:<id>               string  a record that nobody can read, put aside
---   names                  set     every task name there is
---   sched, sched:due       zset    schedules by creation, and by their next slot where enabled
+--   sched, slots           zset    schedules by creation, and by their next slot where enabled
 --   sched:<id>             hash    body, rule, enabled, next, last, created, anchor
 --   lock:<name>            string  msgpack(owner, expires)
 --
@@ -53,6 +54,10 @@ local MINUTE = 60000
 -- Redis takes milliseconds; one more, so that a key never goes before its time.
 local function ms(micros)
   return string.format('%.0f', math.floor(micros / 1000) + 1)
+end
+
+local function first_score(key)
+  return tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
 local function scoped(kind, name, key)

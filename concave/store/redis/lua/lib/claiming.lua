@@ -1,9 +1,5 @@
 -- Taking back what dead workers held, and leasing what is due.
 
-local function first_score(key)
-  return tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
-end
-
 -- A worker died with this task: wait as a suspect, or die of too many crashes.
 local function crash(id, name)
   local run = call('HGET', P .. 'run', id)
@@ -15,11 +11,10 @@ local function crash(id, name)
   if not record then
     return
   end
-  local readable, head, spec, rest = pcall(split, record)
-  if not readable then
-    -- Nobody can run it, and it must not keep anybody from running others: put it aside.
-    call('RENAME', P .. 't:' .. id, P .. 'bad:' .. id)
-    call('PEXPIRE', P .. 'bad:' .. id, ms(90 * DAY))
+  local head, spec, rest = readable(record)
+  if not head then
+    put_aside(id)
+    tell_of_room(name)
     return
   end
   local where = run and cmsgpack.unpack(string.sub(run, 17)) or {'', 0}
@@ -35,9 +30,10 @@ local function crash(id, name)
     call('SET', P .. 't:' .. id, pack(head) .. rest)
     wait(id, lane_of(head, spec), head[1], now, 's')
   end
+  tell_of_room(name)
 end
 
--- Take back up to `limit` tasks whose leases ran out; how many.
+-- Take back up to `limit` tasks whose leases ran out, of 50 names at most; how many.
 local function reap(limit)
   local reaped = 0
   for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'ldue', '-inf', now, 'LIMIT', 0, 50)) do
@@ -75,9 +71,9 @@ local function take(lane, wanted)
 end
 
 -- Choose up to `limit` ids: by bucket, names in turn (the longest unserved first), oldest first within a name.
--- Returns them by name.
+-- Returns them in that order, and by name.
 local function choose(limit, caps, suspects)
-  local chosen = {}
+  local order, chosen = {}, {}
   for bucket = 3, 0, -1 do
     local lanes = {}
     for _, lane in ipairs(call('ZRANGE', P .. 'a:' .. bucket, 0, -1)) do
@@ -101,6 +97,7 @@ local function choose(limit, caps, suspects)
           local ids = take(lane, wanted)
           local of_name = chosen[name] or {}
           for _, id in ipairs(ids) do
+            order[#order + 1] = id
             of_name[#of_name + 1] = id
           end
           chosen[name] = of_name
@@ -119,11 +116,11 @@ local function choose(limit, caps, suspects)
       break
     end
   end
-  return chosen
+  return order, chosen
 end
 
--- Lease ids of one name; appends id and record to `reply` and the id to `all`.
-local function lease(name, ids, claim, run, reply, all)
+-- Lease ids of one name; their records go into `found`.
+local function lease(name, ids, claim, run, found)
   local keys = {}
   for i, id in ipairs(ids) do
     keys[i] = P .. 't:' .. id
@@ -137,53 +134,63 @@ local function lease(name, ids, claim, run, reply, all)
       leases[#leases + 1] = id
       runs[#runs + 1] = id
       runs[#runs + 1] = run
-      reply[#reply + 1] = id
-      reply[#reply + 1] = records[i]
-      all[#all + 1] = id
+      found[id] = records[i]
     end
   end
   if #runs > 0 then
     call('HSET', P .. 'run', unpack(runs))
     call('ZADD', P .. 'l:' .. name, unpack(leases))
-    call('ZADD', P .. 'ldue', 'NX', deadline, name)
+    call('ZADD', P .. 'ldue', 'LT', deadline, name)
   end
 end
 
--- The same claim again: what it leased the first time, as far as it is still held.
+-- The same claim again: what it leased the first time, as far as it is still held, and when that was.
 local function again(nonce, ids, reply)
+  local time_at = #reply
+  reply[#reply + 1] = 0
   for _, id in ipairs(ids) do
     local run = call('HGET', P .. 'run', id)
     local record = call('GET', P .. 't:' .. id)
     if run and record and string.sub(run, 1, 16) == nonce then
+      reply[time_at] = string.format('%.0f', cmsgpack.unpack(string.sub(run, 17))[2])
       reply[#reply + 1] = id
       reply[#reply + 1] = record
     end
   end
 end
 
--- claim: [worker, limit, lease, nonce, suspects]; caps: name -> max_concurrency or 0.
--- Appends idle_for (-1: nothing known to come) and then id, record, id, record … to `reply`.
+-- claim: [worker, limit, lease, nonce, suspects]; caps: name -> max_concurrency or 0. `reply` ends with the time.
+-- Appends idle_for (-1: nothing known to come) and then id, record, id, record … to it.
 local function claim_into(reply, claim, caps)
   local nonce, seen = claim[4], P .. 'w:' .. claim[1]
   reap(100)
   promote(1000)
   local last = call('GET', seen)
   if last and string.sub(last, 1, 16) == nonce then
-    reply[#reply + 1] = 0
     return again(nonce, cmsgpack.unpack(string.sub(last, 17)), reply)
   end
   reply[#reply + 1] = -1
-  local idle_at, all = #reply, {}
+  local idle_at, all, found = #reply, {}, {}
   local run = nonce .. pack({claim[1], now})
-  for name, ids in pairs(choose(claim[2], caps, claim[5])) do
+  local order, chosen = choose(claim[2], caps, claim[5])
+  for name, ids in pairs(chosen) do
     if #ids > 0 then
-      lease(name, ids, claim, run, reply, all)
+      lease(name, ids, claim, run, found)
+    end
+  end
+  for _, id in ipairs(order) do
+    if found[id] then
+      reply[#reply + 1] = id
+      reply[#reply + 1] = found[id]
+      all[#all + 1] = id
     end
   end
   if #all > 0 then
     call('SET', seen, nonce .. pack(all), 'PX', ms(claim[3]))
   end
-  if #all < claim[2] then
+  if #all < #order then
+    reply[idle_at] = 0 -- records were gone: others may wait behind them
+  elseif #all < claim[2] then
     local due, lost = first_score(P .. 'due'), first_score(P .. 'ldue')
     local next = math.min(due or math.huge, lost or math.huge)
     if next < math.huge then

@@ -1,6 +1,51 @@
 -- How a task ends, and what is remembered of it.
 
-local ended = {}
+local ended, indexed = {}, false
+
+-- Drop the index entries of up to about `limit` tasks whose records have expired; how many.
+local function drop_expired(limit)
+  local dropped = 0
+  for _, batch in ipairs(call('ZRANGEBYSCORE', P .. 'ended', '-inf', now, 'LIMIT', 0, 50)) do
+    local e, status, name = P .. 'e:' .. batch, string.match(batch, '^(%a):%d+:(.*)$')
+    local passed, next = 0, nil
+    for _, entry in ipairs(call('LRANGE', e, 0, 99)) do
+      local values = {cmsgpack.unpack(entry)}
+      next = values[1]
+      if next > now or dropped >= limit then
+        break
+      end
+      call('ZREM', P .. 'x:' .. status .. ':' .. name, unpack(values, 2))
+      if status == 'd' then
+        call('ZREM', P .. 'dead', unpack(values, 2))
+      end
+      passed, dropped = passed + 1, dropped + #values - 1
+    end
+    if passed > 0 then
+      call('LTRIM', e, passed, -1)
+    end
+    if call('EXISTS', e) == 1 then
+      call('ZADD', P .. 'ended', next, batch)
+    else
+      call('ZREM', P .. 'ended', batch)
+    end
+    if dropped >= limit then
+      break
+    end
+  end
+  return dropped
+end
+
+-- Drop all of them, as far as one step may: before a listing that counts or pages.
+local function drop_all_expired()
+  local dropped = 0
+  for _ = 1, 20 do
+    if (first_score(P .. 'ended') or math.huge) > now then
+      break
+    end
+    dropped = dropped + drop_expired(1000)
+  end
+  return dropped
+end
 
 local function tell_ended()
   if #ended > 0 then
@@ -24,6 +69,9 @@ local function holder_of(key)
   local holder, expires = cmsgpack.unpack(value)
   if expires > 0 and expires <= now then
     return nil
+  end
+  if expires == 0 and call('EXISTS', P .. 't:' .. holder) == 0 then
+    return nil -- its record was evicted, or damaged and put aside
   end
   return holder
 end
@@ -52,13 +100,23 @@ local function settle_keys(id, name, idempotency, debounce, lasting)
   end
 end
 
--- Enter ended tasks (pairs of creation and id) into the indexes of their name.
-local function index_ended(status, name, pairs_, entries, kept)
-  local x, e = P .. 'x:' .. status .. ':' .. name, P .. 'e:' .. status .. ':' .. name
+-- Enter ended tasks that are kept for the same time into the indexes of their name: pairs of creation and id, and the ids.
+local function index_ended(status, name, kept, pairs_, ids)
+  -- Whoever makes entries drops more than it makes, so that the indexes never outgrow what is kept; and first, since an
+  -- id that is in use again must not lose its new entry with its old one.
+  if not indexed then
+    indexed = true
+    drop_expired(2000)
+  end
+  local batch = string.format('%s:%.0f:%s', status, kept, name)
+  local x, e = P .. 'x:' .. status .. ':' .. name, P .. 'e:' .. batch
   call('ZADD', x, unpack(pairs_))
-  call('RPUSH', e, unpack(entries))
+  call('RPUSH', e, pack(now + kept, unpack(ids)))
+  call('ZADD', P .. 'ended', 'NX', now + kept, batch)
   keep_for(x, kept)
-  keep_for(e, kept)
+  -- A day more, so that they outlast what they tell to drop.
+  keep_for(e, kept + DAY)
+  keep_for(P .. 'ended', kept + DAY)
 end
 
 -- End a task that isn't completed: status 'd' (dead) or 'x' (cancelled), for `reason`, after `events`.
@@ -68,7 +126,7 @@ local function finish(id, record, status, reason, run)
   local kept = status == 'd' and retention[3] or retention[2]
   local expires = now + kept
   call('SET', P .. 't:' .. id, record .. pack({status, now, expires, run, reason}), 'PX', ms(kept))
-  index_ended(status, spec[1], {head[1], id}, {pack(expires, id)}, kept)
+  index_ended(status, spec[1], kept, {head[1], id}, {id})
   if status == 'd' then
     call('ZADD', P .. 'dead', now, id)
     keep_for(P .. 'dead', kept)
@@ -98,4 +156,18 @@ local function ending_of(record)
     return last[1], last[3], last
   end
   return nil
+end
+
+-- head, spec and the bytes behind the head; nothing where it isn't a record.
+local function readable(record)
+  local whole, head, spec, rest = pcall(split, record)
+  if whole then
+    return head, spec, rest
+  end
+end
+
+-- Nobody can read this record, and it must not keep anybody from reading others.
+local function put_aside(id)
+  call('RENAME', P .. 't:' .. id, P .. 'bad:' .. id)
+  call('PEXPIRE', P .. 'bad:' .. id, ms(90 * DAY))
 end

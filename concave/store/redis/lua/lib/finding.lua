@@ -23,52 +23,101 @@ local function sources_of(statuses, names, low, high)
   return sources
 end
 
-local function count(sources, low, high)
-  local total = 0
+-- Every name that has a task: from what waits, what runs, and what has ended.
+local function all_names()
+  local names, seen = {}, {}
+  local function see(name)
+    if not seen[name] then
+      seen[name] = true
+      names[#names + 1] = name
+    end
+  end
+  for bucket = 0, 3 do
+    for _, lane in ipairs(call('ZRANGE', P .. 'a:' .. bucket, 0, -1)) do
+      see(string.sub(lane, 4))
+    end
+  end
+  for _, lane in ipairs(call('ZRANGE', P .. 'due', 0, -1)) do
+    see(string.sub(lane, 4))
+  end
+  for _, name in ipairs(call('ZRANGE', P .. 'ldue', 0, -1)) do
+    see(name)
+  end
+  for _, batch in ipairs(call('ZRANGE', P .. 'ended', 0, -1)) do
+    see(string.match(batch, '^%a:%d+:(.*)$'))
+  end
+  return names
+end
+
+-- How many tasks of the indexes were created after `moment`, and of the running ones, which stand newest first.
+local function count_above(moment, high, sources, running)
+  local total, above = 0, '(' .. string.format('%.0f', moment)
   for _, key in ipairs(sources) do
-    total = total + call('ZCOUNT', key, low, high)
+    total = total + call('ZCOUNT', key, above, high)
+  end
+  for _, each in ipairs(running) do
+    if each[1] <= moment then
+      break
+    end
+    total = total + 1
   end
   return total
 end
 
 -- For a page far down: an upper bound on creation above which at most `offset` tasks lie, and how many do. Found by halving
--- the time between the bounds, so that the tasks before the page are counted and never read.
-local function descend_to(offset, sources, low, high)
-  if offset <= 1000 or #sources == 0 then
-    return high, 0
+-- the time between the bounds, so that the tasks before the page are counted and never read. nil where nothing is skipped.
+local function descend_to(offset, high, sources, running)
+  if offset <= 1000 then
+    return nil, 0
   end
   local bottom, top = now, 0
-  for _, key in ipairs(sources) do
-    local first = tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
-    local last = tonumber(call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2])
+  local function span(first, last)
     bottom, top = math.min(bottom, first), math.max(top, last)
   end
-  -- Above `top` lies nothing; at `bottom` everything.
+  for _, key in ipairs(sources) do
+    span(first_score(key), tonumber(call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]))
+  end
+  if #running > 0 then
+    span(running[#running][1], running[1][1])
+  end
+  -- Above `top` lies nothing; at or above `bottom` everything.
   while top - bottom > 1 do
     local middle = math.floor((bottom + top) / 2)
-    local above = '(' .. string.format('%.0f', middle)
-    if count(sources, above, high) > offset then
+    if count_above(middle, high, sources, running) > offset then
       bottom = middle
     else
       top = middle
     end
   end
-  local bound = string.format('%.0f', top)
-  local skipped = count(sources, '(' .. bound, high)
+  local skipped = count_above(top, high, sources, running)
   if skipped == 0 then
-    return high, 0
+    return nil, 0
   end
-  return bound, skipped
+  return top, skipped
 end
 
--- Append [creation, id] of the `wanted` newest of each source.
-local function collect(found, sources, low, ceiling, wanted)
+local function newest_first(a, b)
+  return a[1] > b[1] or (a[1] == b[1] and a[2] > b[2])
+end
+
+-- [creation, id] of the `wanted` newest of all sources, and maybe a few more. Once that many are found, only what is newer
+-- than the last of them is asked for: of many sources, most have little or nothing to add.
+local function collect(sources, low, ceiling, wanted)
+  local found, floor = {}, low
   for _, key in ipairs(sources) do
-    local pairs_ = call('ZREVRANGEBYSCORE', key, ceiling, low, 'WITHSCORES', 'LIMIT', 0, wanted)
+    local pairs_ = call('ZREVRANGEBYSCORE', key, ceiling, floor, 'WITHSCORES', 'LIMIT', 0, wanted)
     for i = 1, #pairs_, 2 do
       found[#found + 1] = {tonumber(pairs_[i + 1]), pairs_[i]}
     end
+    if #found >= wanted and (floor == low or #found >= 1.5 * wanted) then
+      table.sort(found, newest_first)
+      for i = #found, wanted + 1, -1 do
+        found[i] = nil
+      end
+      floor = string.format('%.0f', found[wanted][1])
+    end
   end
+  return found
 end
 
 local function within(created, low, high)
@@ -79,18 +128,18 @@ local function within(created, low, high)
   return created > bound(low, -math.huge) and created < bound(high, math.huge)
 end
 
--- What runs has no index by creation: there is never more of it than the fleet has slots.
-local function collect_running(found, names, low, high)
+-- [creation, id] of what runs, newest first. It has no index by creation: there is never more than the fleet has slots.
+local function running_of(names, low, high)
+  local running = {}
   for _, name in ipairs(names) do
     for _, id in ipairs(call('ZRANGE', P .. 'l:' .. name, 0, -1)) do
       local record = call('GET', P .. 't:' .. id)
-      local readable, head = pcall(split, record)
-      if readable then
-        local created = head[1]
-        if within(created, low, high) then
-          found[#found + 1] = {created, id}
-        end
+      local head = record and readable(record)
+      if head and within(head[1], low, high) then
+        running[#running + 1] = {head[1], id}
       end
     end
   end
+  table.sort(running, newest_first)
+  return running
 end

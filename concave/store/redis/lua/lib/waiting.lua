@@ -37,14 +37,28 @@ local function stop_waiting(id, lane)
   if call('ZREM', P .. 'q:' .. lane, id) == 1 then
     leave_active_if_empty(lane)
   else
-    -- The index of lanes by due time may now be early; whoever promotes puts it right.
+    -- If others are left, the index of lanes by due time may now be early; whoever promotes puts it right.
     call('ZREM', P .. 'd:' .. lane, id)
+    if call('EXISTS', P .. 'd:' .. lane) == 0 then
+      call('ZREM', P .. 'due', lane)
+    end
     call('ZREM', P .. 'x:s:' .. name, id)
     call('ZREM', P .. 'x:f:' .. name, id)
   end
 end
 
--- Move up to `limit` tasks that have fallen due into their lanes.
+-- Tell idle workers of a name that waits and may run again, now that a slot under its cap came free.
+local function tell_of_room(name)
+  for bucket = 0, 3 do
+    local active = P .. 'a:' .. bucket
+    if call('ZSCORE', active, bucket .. 'n:' .. name) or call('ZSCORE', active, bucket .. 's:' .. name) then
+      publish('work', name)
+      return
+    end
+  end
+end
+
+-- Move up to `limit` tasks that have fallen due into their lanes, of 50 lanes at most.
 local function promote(limit)
   for _, lane in ipairs(call('ZRANGEBYSCORE', P .. 'due', '-inf', now, 'LIMIT', 0, 50)) do
     local d, name = P .. 'd:' .. lane, string.sub(lane, 4)
@@ -66,9 +80,9 @@ local function promote(limit)
         publish('work', name)
       end
     end
-    local first = call('ZRANGE', d, 0, 0, 'WITHSCORES')
-    if first[2] then
-      call('ZADD', P .. 'due', first[2], lane)
+    local first = first_score(d)
+    if first then
+      call('ZADD', P .. 'due', first, lane)
     else
       call('ZREM', P .. 'due', lane)
     end

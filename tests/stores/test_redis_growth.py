@@ -1,0 +1,55 @@
+"""Nothing grows with uptime, though nobody tidies."""
+
+import pytest
+from redis.asyncio import Redis
+
+from concave.kv import RedisKV
+from concave.store.records import Cancel, Complete, Decision, Die, Query, Retention
+from concave.testing import FakeClock
+from concave.testing.suite_support import SECOND, complete_all, new_tasks, take
+
+KEPT = 600 * SECOND
+
+
+@pytest.mark.parametrize(
+    "decision", [Complete(b"1"), Cancel("x"), Die("x", None)], ids=lambda each: type(each).__name__
+)
+async def test_indexes_hold_what_is_kept_and_no_more(
+    redis_kv: RedisKV, redis: Redis, clock: FakeClock, decision: Decision
+) -> None:
+    store, kept = redis_kv.store, Retention(KEPT, KEPT, KEPT, KEPT)
+    sizes: list[int] = []
+    for _ in range(30):
+        await store.add(new_tasks(100, "a", retention=kept))
+        await store.add(new_tasks(100, "b", retention=kept._replace(completed=2 * KEPT)))
+        await complete_all(store, await take(store, "a b", limit=200), decision)
+        clock.advance_micros(KEPT // 2)
+        sizes.append(await _members(redis, redis_kv))
+    # Tasks of three rounds of "a" and at most five of "b" are kept, and each stands in an index or two and in a batch.
+    assert max(sizes) <= 800 * 3
+    assert max(sizes[-10:]) <= max(sizes[:10])
+
+
+async def test_names_that_are_used_no_more_are_forgotten(
+    redis_kv: RedisKV, redis: Redis, clock: FakeClock
+) -> None:
+    store = redis_kv.store
+    for number in range(50):
+        await store.add(new_tasks(1, f"name-{number}", retention=Retention(completed=KEPT)))
+        await complete_all(store, await take(store, f"name-{number}"), Complete(b"1"))
+    assert len(await store.find(Query())) == 50
+    clock.advance_micros(KEPT)
+    await store.tidy()
+    assert await _members(redis, redis_kv) == 0
+
+
+async def _members(redis: Redis, kv: RedisKV) -> int:
+    """What all sorted sets, lists and hashes hold."""
+    match, total = f"{{{kv.prefix}}}:*", 0
+    async for key in redis.scan_iter(match=match, count=10_000, _type="zset"):
+        total += await redis.zcard(key)
+    async for key in redis.scan_iter(match=match, count=10_000, _type="list"):
+        total += await redis.llen(key)
+    async for key in redis.scan_iter(match=match, count=10_000, _type="hash"):
+        total += await redis.hlen(key)
+    return total

@@ -1,0 +1,209 @@
+"""The connection that listens: it is made anew when it is lost, and whoever listens is told."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from concave.clock import SystemClock
+from concave.errors import StoreUnavailableError
+from concave.kv import RedisKV
+from concave.store.protocol import WORK, done_topic
+from concave.store.redis import topics
+from concave.testing.suite_support import Heard, add, take
+from tests.servers import RedisServer
+
+
+@pytest.fixture
+async def listening_kv(redis_kv: RedisKV, redis_url: str, redis: Redis) -> AsyncGenerator[RedisKV]:
+    """A store whose connections carry a name, so that a test can cut them and nobody else's."""
+    async with RedisKV(redis_url, prefix=redis_kv.prefix, client_name=redis_kv.prefix) as kv:
+        yield kv
+
+
+async def listening(redis: Redis, kv: RedisKV) -> list[str]:
+    """Its connections that listen."""
+    return [client["id"] for client in await redis.client_list("pubsub") if client["name"] == kv.prefix]
+
+
+async def cut(redis: Redis, kv: RedisKV) -> int:
+    """Kill them; how many."""
+    mine = await listening(redis, kv)
+    for client_id in mine:
+        await redis.client_kill_filter(_id=client_id)
+    return len(mine)
+
+
+async def test_listeners_are_told_when_the_connection_was_lost(listening_kv: RedisKV, redis: Redis) -> None:
+    store = listening_kv.store
+    work, done = Heard(), Heard()
+    task_id = await add(store)
+    await store.listen(WORK, work)
+    await store.listen(done_topic(task_id), done)
+    for _ in range(3):
+        assert await cut(redis, listening_kv) == 1
+        await work.until(None)
+        await done.until(None)
+        # From here on nothing is missed.
+        await add(store, "news")
+        await work.until("news")
+        await take(store, "news")
+        work.forget()
+    await store.cancel(task_id)
+    await done.until(task_id)
+
+
+async def test_all_of_a_process_share_one_connection(listening_kv: RedisKV, redis: Redis) -> None:
+    store = listening_kv.store
+    heard = [Heard() for _ in range(10)]
+    listeners = await asyncio.gather(
+        *(store.listen(topic, each) for each in heard for topic in (WORK, done_topic("x"), "abort:me"))
+    )
+    assert (
+        len([each for each in await redis.client_list("pubsub") if each["name"] == listening_kv.prefix]) == 1
+    )
+    await add(store)
+    for each in heard:
+        await each.until("job")
+    for listener in listeners:
+        await listener.close()
+
+
+async def test_the_connection_ends_when_nobody_listens_and_comes_back(
+    listening_kv: RedisKV, redis: Redis
+) -> None:
+    store = listening_kv.store
+    for _ in range(3):
+        heard = Heard()
+        listener = await store.listen(WORK, heard)
+        await add(store)
+        await heard.until("job")
+        await listener.close()
+        await take(store)
+
+
+async def test_a_listener_that_raises_harms_no_other(listening_kv: RedisKV) -> None:
+    store = listening_kv.store
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    def fail(_: str | None) -> None:
+        raise RuntimeError("not mine")
+
+    heard = Heard()
+    await store.listen(WORK, fail)
+    await store.listen(WORK, heard)
+    for name in ("a", "b"):
+        await add(store, name)
+        await heard.until(name)
+    assert [str(context["exception"]) for context in reported] == ["not mine", "not mine"]
+
+
+async def test_a_listener_that_has_left_hears_nothing_that_was_under_way(listening_kv: RedisKV) -> None:
+    store = listening_kv.store
+    late: list[str | None] = []
+    heard = Heard()
+
+    def leave(message: str | None) -> None:
+        heard(message)
+        closing.append(asyncio.ensure_future(other.close()))
+
+    closing: list[asyncio.Future[None]] = []
+    await store.listen(WORK, leave)
+    other = await store.listen("abort:me", late.append)
+    await add(store)
+    await heard.until("job")
+    await asyncio.gather(*closing)
+    assert late == []
+
+
+async def test_a_server_that_is_gone_for_long_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "RECONNECT_PAUSE", 0.001)
+    monkeypatch.setattr(topics, "LONGEST_PAUSE", 0.01)
+    failed_often = asyncio.Event()
+    failures = 0
+    connect = topics.RedisTopics._connect
+
+    async def counted(self: topics.RedisTopics) -> None:
+        nonlocal failures
+        try:
+            await connect(self)
+        except Exception:
+            failures += 1
+            if failures == 5:
+                failed_often.set()
+            raise
+
+    monkeypatch.setattr(topics.RedisTopics, "_connect", counted)
+    with RedisServer(durable=True) as server:
+        async with RedisKV(server.url) as kv:
+            heard = Heard()
+            await kv.store.listen(WORK, heard)
+            server.kill()
+            await failed_often.wait()
+            with pytest.raises(StoreUnavailableError):
+                await kv.store.listen("abort:me", heard)
+            await asyncio.to_thread(server.start)
+            await heard.until(None)
+            await add(kv.store)
+            await heard.until("job")
+            listener = await kv.store.listen("abort:me", heard)
+            await listener.close()
+
+
+async def test_listening_where_nobody_answers_is_refused_and_may_be_tried_again() -> None:
+    with RedisServer() as server:
+        async with RedisKV(server.url) as kv:
+            server.kill()
+            heard = Heard()
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError):
+                    await kv.store.listen(WORK, heard)
+            server.start()
+            await kv.store.listen(WORK, heard)
+            await add(kv.store)
+            await heard.until("job")
+
+
+class Quiet:
+    """A connection over which nothing came for a while, so many times. To wait for that would take a minute."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self.pubsub = pubsub
+        self.silences = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pubsub, name)
+
+    async def get_message(self, timeout: float) -> Any:
+        if self.silences:
+            self.silences -= 1
+            return None
+        return await self.pubsub.get_message(timeout=timeout)
+
+
+@pytest.mark.parametrize("silences, connections", [(1, 1), (2, 2)])
+async def test_a_silent_connection_is_asked_and_made_anew_if_it_does_not_answer(
+    redis: Redis, redis_kv: RedisKV, silences: int, connections: int
+) -> None:
+    # As behind a firewall that has dropped it: what is sent gets lost, and no error tells.
+    made: list[Quiet] = []
+
+    def new_pubsub() -> Quiet:
+        made.append(Quiet(redis.pubsub()))
+        return made[-1]
+
+    listening = topics.RedisTopics(new_pubsub, f"{{{redis_kv.prefix}}}:", "redis", SystemClock())
+    heard = Heard()
+    await listening.listen(WORK, heard)
+    made[0].silences = silences
+    await add(redis_kv.store)  # it is read, and then comes the silence
+    await heard.until("job")
+    if connections > 1:
+        await heard.until(None)
+    await add(redis_kv.store, "news")
+    await heard.until("news")
+    assert (len(made), made[0].silences) == (connections, 0)
+    await listening.close()
