@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from concave.clock import seconds
-from concave.hooks import HookContext, ResourceHooks, Row
+from concave.errors import ConfigurationError
+from concave.hooks import HookContext, ResourceHooks, Row, call_hook
 from concave.tasks.define import TaskDefinition
-from concave.tasks.options import Duration
+from concave.tasks.options import Duration, micros
 from concave.tasks.scheduler import TaskScheduler
 
 __all__ = ["TaskTrigger", "create_task_trigger_hooks"]
@@ -22,17 +22,19 @@ class TaskTrigger:
     """A task to enqueue for an event.
 
     `when` decides by the row whether it fires; `transform` makes the task's input of the row, in place of the
-    default ``{"event", "resource", "data", "userId"}``; `delay` is in seconds.
+    default ``{"event", "resource", "data", "userId"}``; both may be async. `delay` is in seconds.
     """
 
     task: TaskDefinition[Any, Any]
-    when: Callable[[Row], bool] | None = None
+    when: Callable[[Row], bool | Awaitable[bool]] | None = None
     transform: Callable[[Row], Any] | None = None
     delay: Duration | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.task, TaskDefinition):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"{self.task!r} is no task: make one of it with define_task")
         if self.delay is not None:
-            seconds(self.delay, f"TaskTrigger({self.task.name!r}) delay")
+            micros(self.delay, f"TaskTrigger({self.task.name!r}) delay")
 
 
 def create_task_trigger_hooks(
@@ -48,16 +50,17 @@ def create_task_trigger_hooks(
     looked up when an event fires, never at import.
     """
 
-    def after(event: Event, triggers: Sequence[TaskTrigger]) -> Callable[[HookContext, Row], Any] | None:
+    def after(event: Event, given: Sequence[TaskTrigger]) -> Callable[[HookContext, Row], Any] | None:
+        triggers = _checked(given, f"on_{event}")
         if not triggers:
             return None
 
         async def fire(ctx: HookContext, row: Row) -> None:
             for trigger in triggers:
-                if trigger.when is None or trigger.when(row):
+                if trigger.when is None or await call_hook(trigger.when, row):
                     await ctx.enqueue(
                         trigger.task,
-                        _input_of(trigger, event, ctx, row),
+                        await _input_of(trigger, event, ctx, row),
                         delay=trigger.delay,
                         scheduler=scheduler,
                     )
@@ -71,9 +74,18 @@ def create_task_trigger_hooks(
     )
 
 
-def _input_of(trigger: TaskTrigger, event: Event, ctx: HookContext, row: Row) -> Any:
+def _checked(triggers: object, option: str) -> tuple[TaskTrigger, ...]:
+    """The triggers, fixed: what is wrong is noticed where they are written, not at the first row."""
+    listed = tuple(cast("Iterable[object]", triggers)) if isinstance(triggers, Iterable) else (triggers,)
+    fixed = tuple(each for each in listed if isinstance(each, TaskTrigger))
+    if fixed != listed or not isinstance(triggers, Iterable):
+        raise ConfigurationError(f"{option} is a list of TaskTriggers, not {triggers!r}")
+    return fixed
+
+
+async def _input_of(trigger: TaskTrigger, event: Event, ctx: HookContext, row: Row) -> Any:
     if trigger.transform is not None:
-        return trigger.transform(row)
+        return await call_hook(trigger.transform, row)
     return {"event": event, "resource": ctx.resource, "data": row, "userId": _user_id(ctx.user)}
 
 

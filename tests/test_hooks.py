@@ -97,3 +97,53 @@ async def test_without_a_default_the_error_names_the_fix() -> None:
         await hooks.on_after_create(HookContext(), {})
     with pytest.raises(ConfigurationError, match="delay"):
         TaskTrigger(note, delay=-1)
+
+
+async def test_what_waits_for_the_commit_is_kept_in_order() -> None:
+    ctx, story = HookContext(user="ada", request="request", session="session", resource="things"), list[str]()
+    ctx.on_commit(lambda: story.append("first"))
+    ctx.on_commit(lambda: story.append("second"))
+    for callback in ctx.after_commit:
+        callback()
+    assert story == ["first", "second"]
+    assert (ctx.user, ctx.request, ctx.session, ctx.resource) == ("ada", "request", "session", "things")
+
+
+async def test_a_hook_enqueues_now_or_later_where_it_says() -> None:
+    async with MemoryKV() as kv, MemoryKV() as default:
+        initialize_tasks(default)
+        own, ctx = TaskScheduler(kv), HookContext()
+        await ctx.enqueue(note, "now", scheduler=own)
+        await ctx.enqueue(note, "later", delay=60, scheduler=own)
+        await ctx.enqueue(note, "by default")
+        assert [task.status for task in await own.get_tasks()] == ["scheduled", "pending"]
+        assert [task.input for task in await get_task_scheduler().get_tasks()] == ["by default"]
+
+
+async def test_whatever_a_hook_raises_ends_the_chain() -> None:
+    story: list[str] = []
+
+    def refuses(ctx: HookContext, *data: Any) -> None:
+        story.append("refuses")
+        raise PermissionError("no")
+
+    def never(ctx: HookContext, *data: Any) -> None:
+        story.append("never")
+
+    hooks = compose_hooks(
+        ResourceHooks(on_before_delete=refuses, on_after_update=refuses, on_before_update=refuses),
+        ResourceHooks(on_before_delete=never, on_after_update=never, on_before_update=never),
+    )
+    calls: list[tuple[Any, Any]] = [
+        (hooks.on_before_delete, (7,)),
+        (hooks.on_after_update, ({},)),
+        (hooks.on_before_update, (7, {})),
+    ]
+    for hook, arguments in calls:
+        with pytest.raises(PermissionError):
+            await hook(HookContext(), *arguments)
+    assert story == ["refuses"] * 3
+
+
+async def test_nothing_composed_is_nothing() -> None:
+    assert compose_hooks() == compose_hooks(ResourceHooks(), ResourceHooks()) == ResourceHooks()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from concave.errors import ConfigurationError
 from concave.kv.memory import MemoryKV
@@ -28,9 +27,12 @@ REDIS_SCHEMES = (
 def kv_from_url(url: str | None = None, *, prefix: str = "concave", **options: Any) -> KV:
     """A KV for a URL, not connected yet. See `create_kv`."""
     url = url or os.environ.get("CONCAVE_KV_URL") or "memory://"
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme == "memory":
-        return MemoryKV(prefix=prefix, **options)
+        try:
+            return MemoryKV(prefix=prefix, **options)
+        except TypeError as error:
+            raise ConfigurationError(f"not an option of memory://: {error}") from error
     if scheme in REDIS_SCHEMES:
         # Imported when it is asked for: the redis client is an extra.
         try:

@@ -31,6 +31,11 @@ class KV(Protocol):
         ...
 
     @property
+    def prefix(self) -> str:
+        """The namespace there."""
+        ...
+
+    @property
     def description(self) -> str:
         """Where it leads, fit for a log: no password."""
         ...

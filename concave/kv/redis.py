@@ -9,7 +9,7 @@ import asyncio
 import re
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.retry import Retry
@@ -23,6 +23,7 @@ from concave.store.redis.topics import RedisTopics
 
 __all__ = ["RedisKV"]
 
+REASON = "a port or an option that can't be, or a name or password with / ? # or @ in it not percent-encoded"
 PREFIX = re.compile(r"[^{}\s]{1,100}")
 
 
@@ -78,6 +79,9 @@ class RedisKV:
         try:
             with mapped_errors(self.description):
                 await client.execute_command("PING")
+        except TypeError as error:
+            await client.aclose()
+            raise ConfigurationError(f"not an option of the redis client: {error}") from error
         except BaseException:
             await client.aclose()
             raise
@@ -115,11 +119,12 @@ def _open(url: str, options: dict[str, Any]) -> tuple[Any, Any]:
     settings: dict[str, Any] = {
         "socket_connect_timeout": 5.0,
         "socket_timeout": 10.0,
-        "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
         **options,
     }
     scheme, _, rest = url.partition("://")
+    if scheme != "unix":
+        settings = {"socket_keepalive": True, **settings}
     kind = scheme.partition("+")[2]
     plain = f"{scheme.partition('+')[0]}://{rest}"
     try:
@@ -132,7 +137,9 @@ def _open(url: str, options: dict[str, Any]) -> tuple[Any, Any]:
             return cluster, lambda: _cluster_pubsub(cluster)
         single = Redis.from_url(plain, **settings)
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"{_without_password(url)} is not a URL for Redis: {error}") from error
+        # The error may quote from a password: one with a "/" in it reads like a port.
+        reason = REASON if "@" in url else str(error)
+        raise ConfigurationError(f"{_without_password(url)} is not a URL for Redis: {reason}") from None
     return single, single.pubsub
 
 
@@ -171,11 +178,11 @@ def _auth_of(cluster: Any) -> dict[str, Any]:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    userinfo, at, hosts = parts.netloc.rpartition("@")
-    if ":" in userinfo:
-        userinfo = userinfo.partition(":")[0] + ":***"
-    return urlunsplit((parts.scheme, f"{userinfo}{at}{hosts}", parts.path, "", ""))
+    # By hand: a URL that isn't one may hold a password all the same.
+    scheme, _, rest = url.partition("://")
+    userinfo, at, hosts = rest.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}{at}{hosts.partition('?')[0]}"
 
 
 def _not_connected() -> ConfigurationError:

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from concave.errors import StoreFullError, StoreUnavailableError
 from concave.store.records import NewTask
 
 __all__ = ["Batcher", "in_batches"]
@@ -18,48 +19,73 @@ MAX_TASKS = 500
 MAX_BYTES = 1024 * 1024
 """A batch's inputs, unless a single one is larger: a store that is busy with one batch serves nobody else."""
 
+_Waiting = tuple[NewTask, "asyncio.Future[str]"]
+
 
 class Batcher:
-    """Gathers submissions of one event loop. A cancelled caller doesn't cancel its neighbours."""
+    """Gathers submissions of one event loop. A cancelled caller doesn't cancel its neighbours, a bad call fails alone."""
 
     def __init__(self, send: Callable[[Sequence[NewTask]], Awaitable[list[str]]]) -> None:
         self._send = send
-        self._waiting: deque[tuple[NewTask, asyncio.Future[str]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
 
     async def submit(self, task: NewTask) -> str:
         """The id that stands for a submission, once the store has it."""
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._sender is not None and self._sender.get_loop() is not loop:
+            # That loop has ended, and whoever waited there with it.
+            self._sender = None
+            self._waiting.clear()
+        future: asyncio.Future[str] = loop.create_future()
         self._waiting.append((task, future))
         if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send_all(), name="concave-submit")
+            self._sender = loop.create_task(self._send_all(), name="concave-submit")
         return await future
 
     async def _send_all(self) -> None:
-        while self._waiting:
-            batch = self._next_batch()
-            try:
-                ids = await self._send([task for task, _ in batch])
-            except BaseException as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                for (_, future), task_id in zip(batch, ids, strict=True):
-                    if not future.done():
-                        future.set_result(task_id)
+        while batch := self._next_batch():
+            await self._deliver(batch)
 
-    def _next_batch(self) -> list[tuple[NewTask, asyncio.Future[str]]]:
-        batch = [self._waiting.popleft()]
-        size = len(batch[0][0].input)
+    async def _deliver(self, batch: list[_Waiting]) -> None:
+        try:
+            ids = await self._send([task for task, _ in batch])
+        except (StoreUnavailableError, StoreFullError) as error:
+            _fail(batch, error)
+        except Exception as error:  # noqa: BLE001  whatever it is, it belongs to a caller
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            # One of them may be to blame. Sent one by one, the others don't pay for it.
+            for each in batch:
+                await self._deliver([each])
+        except BaseException as error:
+            _fail(batch, error)
+            raise
+        else:
+            for (_, future), task_id in zip(batch, ids, strict=True):
+                if not future.done():
+                    future.set_result(task_id)
+
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
         while self._waiting and len(batch) < MAX_TASKS:
-            size += len(self._waiting[0][0].input)
-            if size > MAX_BYTES:
+            task, future = self._waiting[0]
+            if future.done():  # its caller was cancelled before it was sent
+                self._waiting.popleft()
+                continue
+            size += len(task.input)
+            if batch and size > MAX_BYTES:
                 break
             batch.append(self._waiting.popleft())
         return batch
+
+
+def _fail(batch: list[_Waiting], error: BaseException) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
 
 
 def in_batches(tasks: Sequence[NewTask]) -> list[Sequence[NewTask]]:

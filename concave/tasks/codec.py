@@ -5,16 +5,20 @@ Everything that a store keeps is JSON: nothing is ever unpickled, and another la
 
 from __future__ import annotations
 
+import math
 from typing import Any, Generic, TypeVar
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import from_json, to_json
 
 from concave.errors import ConfigurationError
 
-__all__ = ["CodecError", "JsonCodec", "describe_errors", "dump_untyped"]
+__all__ = ["CodecError", "JsonCodec"]
 
 T = TypeVar("T")
+
+STARS = b'"**********"'
+"""What Pydantic writes in place of a secret."""
 
 
 class CodecError(ValueError):
@@ -30,46 +34,83 @@ class JsonCodec(Generic[T]):
         self._typed = type_ is not Any
         try:
             self._adapter: TypeAdapter[T] = TypeAdapter(type_)
-        except PydanticUserError as error:
+        except (PydanticUserError, NameError) as error:
+            reason = str(error).partition("\n")[0]
             raise ConfigurationError(
-                f"{what}: {type_!r} is not a type that Pydantic can check: {error}"
+                f"{what}: {type_!r} is not a type that Pydantic can check: {reason}"
             ) from error
 
     def encode(self, value: object) -> tuple[T, bytes]:
         """The checked value and its JSON; `CodecError` if it is neither of the type nor fit for JSON."""
         try:
             checked = self._adapter.validate_python(value)
-            if not self._typed:
-                return checked, dump_untyped(checked)
-            return checked, _finite(self._adapter.dump_json(checked, by_alias=True, warnings="error"))
-        except ValidationError as error:
-            raise CodecError(describe_errors(error)) from error
-        except (PydanticSerializationError, ValueError, RecursionError) as error:
+        except Exception as error:
+            raise CodecError(_explained(error)) from error
+        try:
+            data = self._dump(checked)
+        except Exception as error:
             raise CodecError(f"JSON can't hold it: {error}") from error
+        return checked, data
+
+    def encode_to_be_read(self, value: object) -> tuple[T, bytes]:
+        """`encode`, for what `decode` is to read: `CodecError` also where it couldn't.
+
+        A field whose aliases for reading and writing differ, or a serializer of its own, makes JSON that the type refuses.
+        That is to be noticed where it is written, not by a worker.
+        """
+        checked, data = self.encode(value)
+        if self._typed:
+            try:
+                read = self.decode(data)
+            except CodecError as error:
+                raise CodecError(f"its JSON can't be read back: {error}") from error
+            if STARS in data and read != checked:
+                raise CodecError("JSON can't hold it: a secret is written as stars")
+        return checked, data
 
     def decode(self, data: bytes) -> T:
         """The value that JSON stands for; `CodecError` if it is not of the type."""
         try:
             return self._adapter.validate_json(data)
-        except ValidationError as error:
-            raise CodecError(describe_errors(error)) from error
+        except Exception as error:
+            raise CodecError(_explained(error)) from error
+
+    def _dump(self, checked: T) -> bytes:
+        """Models, dates, UUIDs and the like become what Pydantic makes of them. ValueError for what JSON can't hold."""
+        if self._typed:
+            data = self._adapter.dump_json(checked, by_alias=True, warnings="error")
+        else:
+            data = to_json(checked, inf_nan_mode="constants")
+        # JSON has neither NaN nor Infinity. Pydantic writes them as such, or as null. The cheap looks first: nearly no
+        # value has the words, and most have no null.
+        if b"NaN" in data or b"Infinity" in data:
+            from_json(data, allow_inf_nan=False)
+        if b"null" in data:
+            self._check_nulls(checked, data)
+        return data
+
+    def _check_nulls(self, checked: T, data: bytes) -> None:
+        plain = self._adapter.dump_python(checked, by_alias=True, warnings=False)
+        if _became_null(plain, from_json(data)):
+            raise ValueError("it has a number that is not finite")
 
 
-def dump_untyped(value: object) -> bytes:
-    """A value of no declared type as JSON: models, dataclasses, dates, UUIDs and the like become what Pydantic makes
-    of them. Raises ValueError for what JSON can't hold (NaN, cycles, arbitrary objects).
-    """
-    return _finite(to_json(value, inf_nan_mode="constants"))
-
-
-def describe_errors(error: ValidationError) -> str:
-    """Pydantic's findings in one line, without the values: those may be secrets."""
+def _explained(error: Exception) -> str:
+    """Findings in one line, without the values: those may be secrets."""
+    if not isinstance(error, ValidationError):
+        return f"{type(error).__name__}: {error}"  # a validator of a user's may raise anything
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}" for item in found[:10])
 
 
-def _finite(data: bytes) -> bytes:
-    # Pydantic writes NaN and Infinity, which JSON doesn't have. The cheap look first: nearly no input has the words.
-    if b"NaN" in data or b"Infinity" in data:
-        from_json(data, allow_inf_nan=False)
-    return data
+def _became_null(value: Any, written: Any) -> bool:
+    """Whether anywhere in a value a number that isn't finite was written as null."""
+    match value, written:
+        case float(), None:
+            return not math.isfinite(value)
+        case dict(), dict():
+            return any(map(_became_null, value.values(), written.values()))  # pyright: ignore[reportUnknownArgumentType]
+        case list() | tuple() | set() | frozenset(), list():
+            return any(map(_became_null, value, written))  # pyright: ignore[reportUnknownArgumentType]
+        case _:
+            return False

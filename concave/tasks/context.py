@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -58,6 +59,11 @@ class TaskContext:
         return from_micros(self._record.started_at or self._record.due_at)
 
     async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Tell how far the task has come; `scheduler.get_task(...)` shows it while the task runs."""
+        """Tell how far the task has come; `scheduler.get_task(...)` shows it while the task runs.
+
+        A store that can't be reached loses the report, and fails nothing. Raises ValueError for what JSON can't hold.
+        """
+        if not (math.isfinite(done) and math.isfinite(total or 0)):
+            raise ValueError(f"progress is told in finite numbers, not {done!r} of {total!r}")
         if self._report is not None:
             await self._report(to_json([done, total, message]))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from concave.clock import seconds
 from concave.errors import ConfigurationError
 from concave.kv.protocol import KV
 from concave.tasks.model import DeadLetterEntry
-from concave.tasks.options import Duration
+from concave.tasks.options import Duration, micros
 from concave.tasks.submission import new_task_id
 
 __all__ = ["DeadLetterQueue", "create_dead_letter_queue"]
@@ -43,10 +42,13 @@ class DeadLetterQueue:
 
     async def retry_all(self) -> int:
         """Run all dead tasks again that are dead now; how many."""
+        # All ids first: what dies again meanwhile comes first in the list, and isn't meant.
+        ids: dict[str, None] = {}
+        for offset in range(0, await self.count(), PAGE):
+            ids.update((record.id, None) for record in await self._kv.store.dead(PAGE, offset))
         retried = 0
-        for _ in range(-(-await self.count() // PAGE)):
-            for record in await self._kv.store.dead(PAGE, 0):
-                retried += await self.retry(record.id) is not None
+        for task_id in ids:
+            retried += await self.retry(task_id) is not None
         return retried
 
     async def purge(self, older_than: Duration) -> int:
@@ -54,10 +56,10 @@ class DeadLetterQueue:
 
         Raises `ConfigurationError` for zero, which would be all of them: more likely a missing setting than a wish.
         """
-        age = seconds(older_than, "older_than")
+        age = micros(older_than, "older_than")
         if age == 0:
             raise ConfigurationError("older_than must be more than 0 seconds")
-        return await self._kv.store.purge(round(age * 1_000_000))
+        return await self._kv.store.purge(age)
 
     async def count(self) -> int:
         """How many tasks are dead."""

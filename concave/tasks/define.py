@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Protocol, TypedDict, TypeVar, Unpack, cast, get_type_hints, overload
+from typing import Any, Generic, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from concave.clock import seconds
 from concave.errors import ConfigurationError
 from concave.store.records import Retention
 from concave.tasks.codec import JsonCodec
 from concave.tasks.context import TaskContext
+from concave.tasks.handlers import shape_of
 from concave.tasks.options import (
     DebounceConfig,
     Duration,
     RetentionConfig,
     RetryConfig,
     at_least_one,
+    micros,
     priority_in_range,
 )
 
@@ -26,6 +26,7 @@ __all__ = ["TaskDecorator", "TaskDefinition", "TaskOptions", "define_task"]
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+T = TypeVar("T")
 
 MAX_NAME = 200
 """Characters of a task's name; it is part of several keys in a store."""
@@ -193,10 +194,19 @@ def _define(
     name: str | None, handler: Callable[..., Any], input_: Any, output: Any, options: TaskOptions
 ) -> TaskDefinition[Any, Any]:
     _known(options)
-    name = _checked_name(name or str(getattr(handler, "__name__", "")))
-    shape = _shape_of(handler, name)
+    if not callable(handler):
+        raise ConfigurationError(f"a task's handler is a function, not {handler!r}")
+    name = _checked_name(getattr(handler, "__name__", "") if name is None else name)
+    shape = shape_of(handler, name, hinted=input_ is None or output is None)
     timeout = options.get("timeout", 300.0)
     cap = options.get("max_concurrency")
+    debounce = options.get("debounce")
+    if debounce is not None:
+        _must_be(DebounceConfig, debounce, "debounce")
+    key = options.get("idempotency_key")
+    if key is not None and not callable(key):
+        raise ConfigurationError(f"idempotency_key must be a function of the input, not {key!r}")
+    retry = options.get("retry")
     return TaskDefinition(
         name=name,
         handler=handler,
@@ -204,13 +214,13 @@ def _define(
         output=JsonCodec(shape.output if output is None else output, f"task {name!r}: output"),
         arity=shape.arity,
         is_async=shape.is_async,
-        retry=options.get("retry") or RetryConfig(),
-        timeout=None if timeout is None else seconds(timeout, "timeout", minimum=0.001),
+        retry=RetryConfig() if retry is None else _must_be(RetryConfig, retry, "retry"),
+        timeout=None if timeout is None else micros(timeout, "timeout", minimum=0.001) / 1_000_000,
         priority=priority_in_range(options.get("priority", 50)),
         max_concurrency=None if cap is None else at_least_one(cap, "max_concurrency"),
         max_crashes=at_least_one(options.get("max_crashes", 3), "max_crashes"),
-        debounce=options.get("debounce"),
-        idempotency_key=options.get("idempotency_key"),
+        debounce=debounce,
+        idempotency_key=key,
         retention=_retention(options.get("retention")).in_micros(),
     )
 
@@ -222,10 +232,16 @@ def _known(options: Mapping[str, Any]) -> None:
         raise ConfigurationError(f"define_task() has no option {unknown[0]!r}; it has {known}")
 
 
-def _checked_name(name: str) -> str:
+def _must_be(type_: type[T], value: T, option: str) -> T:
+    if not isinstance(value, type_):
+        raise ConfigurationError(f"{option} must be a {type_.__name__}, not {value!r}")
+    return value
+
+
+def _checked_name(name: object) -> str:
     if not name or name == "<lambda>":
         raise ConfigurationError("a task needs a name: define_task(name='send-email', ...)")
-    if len(name) > MAX_NAME or not name.isprintable():
+    if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
         raise ConfigurationError(f"a task's name is at most {MAX_NAME} printable characters, not {name!r}")
     return name
 
@@ -236,37 +252,3 @@ def _retention(option: RetentionConfig | float | timedelta | None) -> RetentionC
     if isinstance(option, RetentionConfig):
         return option
     return RetentionConfig(completed=option, cancelled=option)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    input: Any
-    output: Any
-    arity: int
-    is_async: bool
-
-
-def _shape_of(handler: Callable[..., Any], name: str) -> _Shape:
-    """What a handler takes and returns, from its signature."""
-    called = handler if inspect.isroutine(handler) else cast("Any", handler).__call__
-    positional = [
-        parameter
-        for parameter in inspect.signature(handler).parameters.values()
-        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
-    ]
-    required = [parameter for parameter in positional if parameter.default is parameter.empty]
-    if len(required) > 2:
-        raise ConfigurationError(
-            f"task {name!r}: a handler takes (ctx, input), (ctx) or nothing, not {len(required)}"
-        )
-    try:
-        hints = get_type_hints(called, include_extras=True)
-    except NameError as error:
-        raise ConfigurationError(f"task {name!r}: an annotation can't be resolved: {error}") from error
-    arity = min(2, len(positional))
-    return _Shape(
-        input=hints.get(positional[1].name, Any) if arity == 2 else Any,
-        output=hints.get("return", Any),
-        arity=arity,
-        is_async=inspect.iscoroutinefunction(called),
-    )

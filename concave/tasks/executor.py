@@ -7,19 +7,24 @@ exception: whatever a handler raises, SystemExit and KeyboardInterrupt included,
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+from concave.clock import Timer
 from concave.errors import TaskInputError, TaskOutputError, TaskTimeoutError
-from concave.store.records import Cancel, Complete, Decision, Lease, Release
+from concave.store.records import Cancel, Complete, Decision, Die, Lease, Release
 from concave.tasks.codec import CodecError
 from concave.tasks.context import TaskContext
 from concave.tasks.define import TaskDefinition
 from concave.tasks.retry import decide
 from concave.tasks.threads import HandlerThreads
 
-__all__ = ["Run", "StopCause", "execute"]
+__all__ = ["MAX_RESULT_BYTES", "Run", "StopCause", "execute"]
+
+MAX_RESULT_BYTES = 16 * 1024 * 1024
+"""Larger ones belong elsewhere: a store that chokes on one result would keep all others from being settled."""
 
 StopCause = Literal["timeout", "shutdown", "cancelled", "lease lost"]
 
@@ -27,7 +32,17 @@ StopCause = Literal["timeout", "shutdown", "cancelled", "lease lost"]
 class Run:
     """A claimed task while its handler runs, as its worker holds it."""
 
-    __slots__ = ("cause", "context", "definition", "lease", "started", "task", "timer")
+    __slots__ = (
+        "cause",
+        "context",
+        "definition",
+        "interruptible",
+        "lease",
+        "lost",
+        "started",
+        "task",
+        "timer",
+    )
 
     def __init__(
         self, lease: Lease, definition: TaskDefinition[Any, Any], context: TaskContext, started: float
@@ -37,19 +52,38 @@ class Run:
         self.context = context
         self.started = started
         self.task: asyncio.Task[None] | None = None
-        self.timer: Any = None
+        self.timer: Timer | None = None
         self.cause: StopCause | None = None
+        self.lost = False
+        self.interruptible = False
+
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether the handler was asked to end."""
+        return self.cause is not None
 
     def stop(self, cause: StopCause, reason: str) -> bool:
         """Ask the handler to end: its signal first, then its cancellation. False if it was asked before."""
         if self.cause is not None:
+            if self.cause in {"shutdown", "timeout"} and cause == "cancelled":
+                self.cause = cause  # for good, where the others would have it run again
             return False
         self.cause = cause
         self.context.signal.abort(reason)
         # A thread can't be cancelled: its handler sees the signal, and holds its slot until it returns.
-        if self.task is not None and self.definition.is_async:
+        if self.task is not None and self.interruptible:
             self.task.cancel()
         return True
+
+    async def interruptibly(self, awaitable: Awaitable[Any]) -> Any:
+        """Await what may be cancelled: a handler, but neither a thread nor our own steps around it."""
+        self.interruptible = True
+        try:
+            if self.told_to_stop and self.task is not None:
+                self.task.cancel()
+            return await awaitable
+        finally:
+            self.interruptible = False
 
 
 async def execute(
@@ -58,6 +92,8 @@ async def execute(
     """Run a task's handler and decide what becomes of the task."""
     definition = run.definition
     try:
+        if run.told_to_stop:
+            raise asyncio.CancelledError  # before it began
         value = _decoded(run) if definition.arity == 2 else None
         result = await _call(run, threads, value)
         if run.cause == "timeout":
@@ -80,15 +116,21 @@ def _after(error: BaseException, run: Run, chance: float) -> Decision | None:
             error = error if isinstance(error, TaskTimeoutError) else _timed_out(run, error)
         case None:
             pass
-    return decide(error, run.lease.task.attempt, run.definition.retry, chance)
+    try:
+        return decide(error, run.lease.task.attempt, run.definition.retry, chance)
+    except BaseException as broken:  # a subclass of Discard, say, that doesn't call its base
+        name = type(error).__name__
+        return Die(f"{name}, and what to do about it could not be told: {type(broken).__name__}", None)
 
 
 async def _call(run: Run, threads: HandlerThreads, value: Any) -> Any:
     definition = run.definition
     args = (run.context, value)[: definition.arity]
     if definition.is_async:
-        return await definition.handler(*args)
-    return await threads.run(definition.handler, *args)
+        return await run.interruptibly(definition.handler(*args))
+    result = await threads.run(definition.handler, *args)
+    # A plain function may return an awaitable: the wrapper that some decorator puts around an async handler.
+    return await run.interruptibly(result) if inspect.isawaitable(result) else result
 
 
 def _decoded(run: Run) -> Any:
@@ -100,9 +142,12 @@ def _decoded(run: Run) -> Any:
 
 def _encoded(definition: TaskDefinition[Any, Any], result: Any) -> bytes:
     try:
-        return definition.output.encode(result)[1]
+        data = definition.output.encode(result)[1]
     except CodecError as error:
         raise TaskOutputError(f"the handler's result: {error}") from error
+    if len(data) > MAX_RESULT_BYTES:
+        raise TaskOutputError(f"the handler's result: {len(data)} bytes; the limit is {MAX_RESULT_BYTES}")
+    return data
 
 
 def _timed_out(run: Run, cause: BaseException | None = None) -> TaskTimeoutError:

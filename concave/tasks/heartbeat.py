@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from concave.clock import Clock, sleep
 from concave.errors import StoreError
 from concave.kv.protocol import KV
 from concave.tasks.executor import Run
+from concave.tasks.runs import Runs
+from concave.tasks.threads import call_on
 
-__all__ = ["Heartbeat"]
+__all__ = ["BLOCKED_GRACE", "Heartbeat"]
 
 log = logging.getLogger("concave.worker")
 
@@ -27,29 +29,24 @@ BLOCKED_GRACE = 10.0
 
 
 class Heartbeat:
-    """Renews the leases of `runs`, a mapping that the worker's loop alone changes."""
+    """Renews the leases of `runs`, which the worker's loop alone changes."""
 
-    def __init__(
-        self, kv: KV, runs: Mapping[str, Run], *, every: float, lease: float, on_lost: Callable[[str], None]
-    ) -> None:
-        self._kv = kv
+    def __init__(self, kv: KV, runs: Runs, *, every: float, lease: float) -> None:
+        self._kv = kv.twin()
         self._clock: Clock = kv.clock
         self._runs = runs
         self._every = every
         self._lease = lease
-        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._answered = True
-        self._stop: Callable[[], None] = _nothing
-        self._on_ready: Callable[[], object] = _nothing
+        self._stop: Callable[[], None] = lambda: None
+        self._started: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name="concave-heartbeat", daemon=True)
 
     async def start(self) -> None:
         """Start the thread; returns when it can be stopped."""
-        ready: asyncio.Future[None] = self._loop.create_future()
-        self._on_ready = lambda: self._loop.call_soon_threadsafe(ready.set_result, None)
         self._thread.start()
-        await ready
+        await self._started
 
     async def stop(self) -> None:
         """Stop the thread and wait for its end."""
@@ -58,48 +55,57 @@ class Heartbeat:
             await asyncio.to_thread(self._thread.join)
 
     def _main(self) -> None:
-        asyncio.run(self._beat_until_stopped())
+        try:
+            asyncio.run(self._beat_until_stopped())
+        except BaseException as error:  # no loop to be had, say: too many files are open
+            call_on(self._loop, self._has_started, error)
+
+    def _has_started(self, error: BaseException | None = None) -> None:
+        if self._started.done():
+            return
+        if error is None:
+            self._started.set_result(None)
+        else:
+            self._started.set_exception(error)
 
     async def _beat_until_stopped(self) -> None:
         loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-        self._stop = lambda: None if loop.is_closed() else _quietly(loop, stopped.set)
-        beating = asyncio.create_task(self._beat())
-        self._on_ready()
+        self._stop = lambda: call_on(loop, stopped.set)
+        beating = asyncio.create_task(self._beat(stopped))
+        call_on(self._loop, self._has_started)
         await stopped.wait()
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
+        await self._kv.close()
 
-    async def _beat(self) -> None:
-        kv = self._kv.twin()
+    async def _beat(self, stopped: asyncio.Event) -> None:
         pause = self._every
-        try:
-            while True:
-                await sleep(self._clock, pause)
+        # Being cancelled is not enough: `asyncio.wait_for`, somewhere in a driver, can swallow it before Python 3.12.
+        while not stopped.is_set():
+            await sleep(self._clock, pause)
+            try:
+                await self._renew(self._to_renew())
                 pause = self._every
-                runs = self._to_renew()
-                try:
-                    await self._renew(kv, runs)
-                except StoreError as error:
-                    # Sooner than the next beat: a lease is long enough for a few tries, not for a few beats.
-                    pause = min(self._every, 1.0)
-                    log.warning("heartbeat: could not renew %d leases: %s", len(runs), error)
-        finally:
-            await kv.close()
+            except Exception as error:
+                # Sooner than the next beat: a lease is long enough for a few tries, not for a few beats.
+                pause = min(self._every, 1.0)
+                unexpected = error if not isinstance(error, StoreError) else None
+                log.warning("heartbeat: could not renew leases: %s", error, exc_info=unexpected)
 
-    async def _renew(self, kv: KV, runs: list[Run]) -> None:
+    async def _renew(self, runs: list[Run]) -> None:
         if not runs:
             return
-        await kv.connect()
-        held = await kv.store.extend([run.lease for run in runs], round(self._lease * 1_000_000))
+        await self._kv.connect()
+        held = await self._kv.store.extend([run.lease for run in runs], round(self._lease * 1_000_000))
         for run, still_held in zip(runs, held, strict=True):
             if not still_held:
-                _quietly(self._loop, self._on_lost, run.lease.task.id)
+                call_on(self._loop, self._runs.lose, run)
 
     def _to_renew(self) -> list[Run]:
         """The runs whose leases go on, by whether the worker's loop has answered since the last beat."""
-        runs = list(self._runs.values())
+        runs = self._runs.to_renew
         blocked, self._answered = not self._answered, False
-        _quietly(self._loop, self._answer)
+        call_on(self._loop, self._answer)
         if not blocked or not runs:
             return runs
         log.warning(
@@ -116,16 +122,3 @@ class Heartbeat:
 
     def _answer(self) -> None:
         self._answered = True
-
-
-def _nothing() -> None:
-    pass
-
-
-def _quietly(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
-    """Call on another thread's loop, unless that loop has ended in the meantime."""
-    try:
-        loop.call_soon_threadsafe(callback, *args)
-    except RuntimeError:
-        if not loop.is_closed():
-            raise

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from concave.clock import seconds, sleep
-from concave.errors import LockNotAcquiredError, StoreError
+from concave.errors import ConcaveError, LockNotAcquiredError, StoreError
 from concave.kv.protocol import KV
-from concave.tasks.options import Duration
+from concave.tasks.options import Duration, micros
 from concave.tasks.signal import AbortSignal
 
 __all__ = ["TaskLock", "create_task_lock"]
+
+log = logging.getLogger("concave.lock")
 
 
 class TaskLock:
@@ -45,29 +49,43 @@ class TaskLock:
         Yields a signal that is set should the lock be lost meanwhile (the store was out of reach for a whole `ttl`).
         """
         owner, lost = secrets.token_hex(8), AbortSignal()
+        asked = self._kv.clock.monotonic()
         if not await self.acquire(name, owner, ttl):
             raise LockNotAcquiredError(f"lock {name!r} is held by someone else")
-        renewing = asyncio.create_task(self._renew(name, owner, ttl, lost), name=f"concave-lock-{name}")
+        renewing = asyncio.create_task(
+            self._renew(name, owner, ttl, lost, asked), name=f"concave-lock-{name}"
+        )
         try:
             yield lost
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
-            await self.release(name, owner)
-
-    async def _renew(self, name: str, owner: str, ttl: Duration, lost: AbortSignal) -> None:
-        pause = seconds(ttl, "ttl") / 3
-        renewed = self._kv.clock.monotonic()
-        while not lost.aborted:
-            await sleep(self._kv.clock, pause)
             try:
-                if await self.extend(name, owner, ttl):
-                    renewed = self._kv.clock.monotonic()
-                else:
-                    lost.abort("the lock is held by someone else")
-            except StoreError as error:
-                if self._kv.clock.monotonic() - renewed >= pause * 3:
-                    lost.abort(f"the lock could not be renewed: {error}")
+                await self.release(name, owner)
+            except StoreError as error:  # what was done under the lock is done: it ends by itself
+                log.warning("lock %r could not be released and ends within its ttl: %s", name, error)
+
+    async def _renew(self, name: str, owner: str, ttl: Duration, lost: AbortSignal, asked: float) -> None:
+        """Renew three times per `ttl`. The end of a lock that isn't renewed is known without asking anyone."""
+        clock, length = self._kv.clock, seconds(ttl, "ttl")
+        expired = partial(lost.abort, f"the lock could not be renewed for {length:g} s")
+        end = clock.call_later(length - (clock.monotonic() - asked), expired)
+        try:
+            while not lost.aborted:
+                await sleep(clock, length / 3)
+                asked = clock.monotonic()
+                try:
+                    renewed = await self.extend(name, owner, ttl)
+                except ConcaveError as error:
+                    log.warning("lock %r could not be renewed yet: %s", name, error)
+                    continue
+                end.cancel()
+                if not renewed:
+                    lost.abort("the lock is held by someone else, or has run out")
+                    return
+                end = clock.call_later(length - (clock.monotonic() - asked), expired)
+        finally:
+            end.cancel()
 
 
 def create_task_lock(kv: KV) -> TaskLock:
@@ -76,4 +94,4 @@ def create_task_lock(kv: KV) -> TaskLock:
 
 
 def _micros(ttl: Duration) -> int:
-    return round(seconds(ttl, "ttl", minimum=0.001) * 1_000_000)
+    return micros(ttl, "ttl", minimum=0.001)

@@ -80,7 +80,7 @@ class Task:
         return cls(
             id=record.id,
             name=record.name,
-            input=from_json(record.input),
+            input=_json(record.input),
             status=record.status,
             priority=record.priority,
             created_at=from_micros(record.created_at),
@@ -91,7 +91,7 @@ class Task:
             attempt=record.attempt,
             max_attempts=record.max_attempts,
             last_error=record.reason or (record.failures[-1].error if record.failures else None),
-            result=None if record.result is None else from_json(record.result),
+            result=None if record.result is None else _json(record.result),
             idempotency_key=record.idempotency_key,
             crashes=record.crashes,
             interruptions=record.interruptions,
@@ -100,7 +100,7 @@ class Task:
                 for f in record.failures
             ),
             revived_from=record.revived_from,
-            progress=None if record.progress is None else TaskProgress(*from_json(record.progress)),
+            progress=None if record.progress is None else _progress(record.progress),
         )
 
 
@@ -149,7 +149,7 @@ class RecurringSchedule:
         return cls(
             id=record.id,
             task_name=record.task.name,
-            input=from_json(record.task.input),
+            input=_json(record.task.input),
             cron=record.cron,
             interval=None if record.interval is None else record.interval / 1_000_000,
             timezone=record.timezone,
@@ -176,3 +176,19 @@ class WorkerStats:
 
 def _moment(value: int | None) -> datetime | None:
     return None if value is None else from_micros(value)
+
+
+def _json(data: bytes) -> Any:
+    """What JSON stands for. Bytes that are none, written by something else, are shown as text: a listing must not fail."""
+    try:
+        return from_json(data)
+    except ValueError:
+        return data.decode(errors="replace")
+
+
+def _progress(data: bytes) -> TaskProgress | None:
+    match _json(data):
+        case [int() | float() as done, total, message]:
+            return TaskProgress(done, total, message)
+        case _:
+            return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from concave.clock import seconds
 from concave.errors import ConfigurationError
@@ -19,8 +19,12 @@ __all__ = [
     "RetryConfig",
     "RetryOn",
     "at_least_one",
+    "micros",
     "priority_in_range",
 ]
+
+LONGEST = timedelta(days=36_525).total_seconds()
+"""A hundred years, in seconds: more than anyone waits, and less than it takes to overflow a store's numbers."""
 
 Duration = float | timedelta
 """Seconds, or a timedelta."""
@@ -52,6 +56,10 @@ class RetryConfig:
             raise ConfigurationError(
                 f"backoff must be 'exponential', 'linear' or 'fixed', not {self.backoff!r}"
             )
+        if not _is_retry_on(self.retry_on):
+            raise ConfigurationError(
+                f"retry_on must be a function of the error, or exception types, not {self.retry_on!r}"
+            )
         object.__setattr__(self, "initial_delay", seconds(self.initial_delay, "initial_delay"))
         object.__setattr__(self, "max_delay", seconds(self.max_delay, "max_delay"))
 
@@ -69,9 +77,11 @@ class DebounceConfig:
     max_wait: Duration | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "window", seconds(self.window, "debounce window"))
+        if not callable(self.key):
+            raise ConfigurationError(f"debounce key must be a function of the input, not {self.key!r}")
+        micros(self.window, "debounce window")
         if self.max_wait is not None:
-            object.__setattr__(self, "max_wait", seconds(self.max_wait, "debounce max_wait"))
+            micros(self.max_wait, "debounce max_wait")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +93,16 @@ class RetentionConfig:
     dead: Duration = timedelta(days=90)
     idempotency_key: Duration = timedelta(hours=24)
 
+    def __post_init__(self) -> None:
+        self.in_micros()
+
     def in_micros(self) -> Retention:
         """The same for the store."""
         return Retention(
-            completed=_micros(self.completed, "retention.completed"),
-            cancelled=_micros(self.cancelled, "retention.cancelled"),
-            dead=_micros(self.dead, "retention.dead"),
-            key=_micros(self.idempotency_key, "retention.idempotency_key"),
+            completed=_kept(self.completed, "retention.completed"),
+            cancelled=_kept(self.cancelled, "retention.cancelled"),
+            dead=_kept(self.dead, "retention.dead"),
+            key=_kept(self.idempotency_key, "retention.idempotency_key"),
         )
 
 
@@ -107,5 +120,20 @@ def at_least_one(value: object, option: str) -> int:
     return value
 
 
-def _micros(duration: Duration, option: str) -> int:
-    return max(1000, round(seconds(duration, option) * 1_000_000))
+def micros(duration: Duration, option: str, *, minimum: float = 0.0) -> int:
+    """A duration for the store: whole microseconds, at most a hundred years of them."""
+    value = seconds(duration, option, minimum=minimum)
+    if value > LONGEST:
+        raise ConfigurationError(f"{option} must be at most a hundred years, not {duration!r}")
+    return round(value * 1_000_000)
+
+
+def _kept(duration: Duration, option: str) -> int:
+    return max(1000, micros(duration, option))
+
+
+def _is_retry_on(value: object) -> bool:
+    if isinstance(value, type | tuple):
+        types = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+        return all(isinstance(each, type) and issubclass(each, BaseException) for each in types)
+    return value is None or callable(value)

@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from concave.clock import Micros, from_micros, seconds, to_micros
-from concave.errors import ConfigurationError, InvalidScheduleError, StoreError
+from concave.errors import ConfigurationError, InvalidScheduleError, StoreError, StoreUnavailableError
 from concave.kv.protocol import KV
-from concave.store.records import Due, Fired, NewTask, ScheduleRecord
+from concave.store.records import Fired, NewTask, ScheduleRecord
 from concave.tasks.define import TaskDefinition
 from concave.tasks.model import RecurringSchedule
 from concave.tasks.options import Duration
@@ -137,24 +137,38 @@ class RecurringScheduler:
             pause = self._check_interval
             try:
                 await self._kv.connect()
-                due = await self._kv.store.schedules.due(BATCH)
-                for schedule in due.schedules:
-                    await fire(self._kv, schedule, due.now)
-                pause = self._pause_after(due)
+                pause = await self._fire_due()
             except StoreError as error:
                 log.warning("recurring schedules: %s; trying again in %g s", error, pause)
+            except Exception:
+                # Nothing ends this loop but `stop`: a scheduler that is alive and silent is worse than a dead one.
+                log.exception("recurring schedules; trying again in %g s", pause)
             await self._wait(pause)
 
-    def _pause_after(self, due: Due) -> float:
-        if due.schedules:
+    async def _fire_due(self) -> float:
+        """Fire what is due; how long to wait then."""
+        due = await self._kv.store.schedules.due(BATCH)
+        troubled = False
+        for schedule in due.schedules:
+            try:
+                await fire(self._kv, schedule, due.now)
+            except StoreUnavailableError:
+                raise
+            except Exception as error:
+                # The trouble may be with this one alone: the others have their turn.
+                troubled = True
+                log.exception(
+                    "schedule %s (%s) can't be fired", schedule.id, schedule.task.name, exc_info=error
+                )
+        if due.schedules and not troubled:
             return 0.0  # those have moved on, and may be what falls due next
-        return (
-            self._check_interval
-            if due.idle_for is None
-            else min(self._check_interval, due.idle_for / 1_000_000)
-        )
+        coming = float("inf") if due.idle_for is None else due.idle_for / 1_000_000
+        return min(self._check_interval, coming)
 
     async def _wait(self, pause: float) -> None:
+        if pause == 0:
+            await asyncio.sleep(0)  # a look at a store in memory is no pause by itself
+            return
         wake = asyncio.Event()
         timer = self._kv.clock.call_later(pause, wake.set)
         waiters = [asyncio.ensure_future(wake.wait()), asyncio.ensure_future(self._stopping.wait())]

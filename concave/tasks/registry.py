@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from concave.errors import ConfigurationError
 from concave.tasks.define import TaskDefinition
 
 __all__ = ["TaskRegistry"]
@@ -19,7 +20,12 @@ class TaskRegistry:
             self.register(task)
 
     def register(self, task: TaskDefinition[Any, Any]) -> None:
-        """Make a task known; a second one of the same name replaces the first."""
+        """Make a task known; a second one of the same name replaces the first.
+
+        Raises `ConfigurationError` for what isn't a task.
+        """
+        if not isinstance(task, TaskDefinition):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"{task!r} is no task: make one of it with define_task")
         # A fresh dict each time: a worker compares identities to see that the names it claims have changed.
         self._tasks = {**self._tasks, task.name: task}
 

@@ -6,7 +6,7 @@ import traceback
 
 from concave.errors import Discard, RetryLater, TaskInputError, TaskOutputError
 from concave.store.records import Decision, Die, Failure, Retry
-from concave.tasks.options import RetryConfig, RetryOn
+from concave.tasks.options import LONGEST, RetryConfig, RetryOn
 
 __all__ = ["backoff_delay", "decide", "describe"]
 
@@ -25,7 +25,7 @@ def decide(error: BaseException, attempt: int, retry: RetryConfig, chance: float
     """
     failure = describe(error)
     if isinstance(error, Discard):
-        return Die(error.reason, failure)
+        return Die(_storable(str(error.reason)[:MAX_ERROR_CHARS]), failure)
     if isinstance(error, RetryLater) and not error.spend_attempt:
         return Retry(_micros(error.delay), None)
     if isinstance(error, TaskOutputError):
@@ -33,7 +33,7 @@ def decide(error: BaseException, attempt: int, retry: RetryConfig, chance: float
     if not isinstance(error, TaskInputError | RetryLater):
         try:
             worth_it = _is_worth_it(error, retry.retry_on)
-        except Exception as raised:
+        except BaseException as raised:
             return Die(f"{failure.error} (and retry_on raised {_text(raised)})", failure)
         if not worth_it:
             return Die(f"{failure.error} (retry_on says no)", failure)
@@ -60,8 +60,7 @@ def backoff_delay(retry: RetryConfig, attempt: int, chance: float) -> float:
 
 def describe(error: BaseException) -> Failure:
     """An error as it is kept: its type and text, and the end of its traceback, both bounded."""
-    lines = "".join(traceback.format_exception(error))
-    return Failure(_text(error), lines[-MAX_TRACEBACK_CHARS:])
+    return Failure(_text(error), _storable(_traceback(error)[-MAX_TRACEBACK_CHARS:]))
 
 
 def _is_worth_it(error: BaseException, retry_on: RetryOn | None) -> bool:
@@ -78,8 +77,21 @@ def _text(error: BaseException) -> str:
     except Exception:  # an error whose __str__ raises must still be recorded
         text = "(its text could not be read)"
     name = type(error).__name__
-    return (f"{name}: {text}" if text else name)[:MAX_ERROR_CHARS]
+    return _storable((f"{name}: {text}" if text else name)[:MAX_ERROR_CHARS])
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # an error may break whoever looks at it, not the worker
+        return "(its traceback could not be read)"
+
+
+def _storable(text: str) -> str:
+    """The text without lone surrogates (an undecodable file name has them), which UTF-8 can't hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _micros(delay: float) -> int:
-    return round(delay * 1_000_000)
+    # Bounded: a number that no store can hold would keep this task, and all that is settled with it, from being settled.
+    return round(min(delay, LONGEST) * 1_000_000)

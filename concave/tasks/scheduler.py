@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from concave.clock import seconds, to_micros
 from concave.errors import ConfigurationError
@@ -48,6 +48,11 @@ class TaskScheduler:
         self._batcher = Batcher(self._add)
         self.dead_letters = DeadLetterQueue(kv)
 
+    @property
+    def destination(self) -> str:
+        """Which store it adds to, the same in every process: where that is, and the prefix there. No password."""
+        return f"{self._kv.description} {self._kv.prefix}"
+
     async def enqueue(
         self,
         task: TaskDefinition[In, Any],
@@ -69,12 +74,20 @@ class TaskScheduler:
         # The store is looked up at the call: a KV has one only once it is connected.
         return await self._kv.store.add(tasks)
 
+    @overload
+    async def enqueue_many(
+        self, task: TaskDefinition[In, Any], inputs: Iterable[In], *, priority: int | None = None
+    ) -> list[str]: ...
+    @overload
     async def enqueue_many(
         self,
-        task: TaskDefinition[In, Any],
-        inputs: Iterable[In | Mapping[str, Any]],
+        task: TaskDefinition[Any, Any],
+        inputs: Iterable[Mapping[str, Any]],
         *,
         priority: int | None = None,
+    ) -> list[str]: ...
+    async def enqueue_many(
+        self, task: TaskDefinition[Any, Any], inputs: Iterable[Any], *, priority: int | None = None
     ) -> list[str]:
         """Enqueue a task once for each input, in few round trips; the ids in the inputs' order.
 
@@ -119,17 +132,21 @@ class TaskScheduler:
         input: In | Mapping[str, Any] | None = None,
         *,
         delay: Duration | None = None,
+        at: datetime | None = None,
         priority: int | None = None,
         idempotency_key: str | None = None,
     ) -> str:
         """`schedule` for synchronous code in a thread (a ``def`` handler or endpoint): blocks that thread only.
 
-        Raises `ConfigurationError` on the event loop's own thread, which it would block for ever.
+        Raises as `schedule` does, and `ConfigurationError` on the event loop's own thread, which it would block for ever,
+        and where the KV's loop has ended.
         """
         loop = self._kv.loop
         if _running_loop() is not None:
             raise ConfigurationError("this thread runs an event loop: await scheduler.enqueue(...) instead")
-        new = submission(task, input, delay=delay, priority=priority, idempotency_key=idempotency_key)
+        if loop.is_closed():
+            raise ConfigurationError("the event loop that this KV was connected on has ended")
+        new = submission(task, input, delay=delay, at=at, priority=priority, idempotency_key=idempotency_key)
         return asyncio.run_coroutine_threadsafe(self._batcher.submit(new), loop).result()
 
     async def schedule_recurring(
@@ -159,7 +176,11 @@ class TaskScheduler:
         With ``running=True`` a task that runs is told to stop at once: an ``async`` handler is cancelled, a ``def``
         handler sees its signal. True then means that it was told; whatever it returns in time still counts.
         """
-        return await self._kv.store.cancel(task_id) or (running and await self._kv.store.abort(task_id))
+        store = self._kv.store
+        if await store.cancel(task_id):
+            return True
+        # Between the two looks a run may end and wait for its retry: hence a last one.
+        return running and (await store.abort(task_id) or await store.cancel(task_id))
 
     async def get_task(self, task_id: str) -> Task | None:
         """A task, or None where it never was or its record has expired."""
@@ -176,14 +197,20 @@ class TaskScheduler:
         limit: int = 100,
         offset: int = 0,
     ) -> list[Task]:
-        """Tasks by status, name and time of creation, newest first. `limit` is at most 1,000."""
+        """Tasks by status, name and time of creation, newest first. `limit` is at most 1,000.
+
+        `status` and `name` take one or several; none at all (an empty list) finds nothing.
+        """
         if not 1 <= limit <= 1000 or offset < 0:
             raise ConfigurationError(
                 f"limit is 1 to 1000 and offset at least 0, not {limit!r} and {offset!r}"
             )
+        statuses, names = _statuses(status), _several(name)
+        if (status is not None and not statuses) or (name is not None and not names):
+            return []
         query = Query(
-            statuses=_statuses(status),
-            names=_several(name),
+            statuses=statuses,
+            names=names,
             created_after=None if created_after is None else to_micros(created_after, "created_after"),
             created_before=None if created_before is None else to_micros(created_before, "created_before"),
             limit=limit,
@@ -201,15 +228,25 @@ class TaskScheduler:
         Raises TimeoutError after `timeout` seconds.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        ended = asyncio.Event()
-        listener = await self._kv.store.listen(done_topic(task_id), lambda _: ended.set())
+        told, timed_out = asyncio.Event(), False
+
+        def give_up() -> None:
+            nonlocal timed_out
+            timed_out = True
+            told.set()
+
+        timer = None if limit is None else self._kv.clock.call_later(limit, give_up)
+        listener = await self._kv.store.listen(done_topic(task_id), lambda _: told.set())
         try:
-            async with asyncio.timeout(limit):
-                while (task := await self.get_task(task_id)) is not None and task.status not in ENDED:
-                    await ended.wait()
-                    ended.clear()
+            while (task := await self.get_task(task_id)) is not None and task.status not in ENDED:
+                if timed_out:
+                    raise TimeoutError(f"task {task_id} is still {task.status} after {limit:g} s")
+                await told.wait()
+                told.clear()
             return task
         finally:
+            if timer is not None:
+                timer.cancel()
             await listener.close()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 
 from concave.errors import TaskAbortedError
+from concave.tasks.threads import call_on
 
 __all__ = ["AbortSignal"]
 
@@ -69,8 +70,7 @@ class AbortSignal:
         if event is not None:
             event.set()
         for loop, future in waiters:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_resolve, future)
+            call_on(loop, _resolve, future)
         return True
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from base64 import b32hexencode
 from datetime import datetime
 from typing import Any
 
-from concave.clock import seconds, to_micros
+from concave.clock import to_micros
 from concave.errors import ConfigurationError, TaskInputError, TaskInputTooLargeError
 from concave.store.records import Debounce, NewTask
 from concave.tasks.codec import CodecError
 from concave.tasks.define import TaskDefinition
-from concave.tasks.options import DebounceConfig, Duration, priority_in_range
+from concave.tasks.options import DebounceConfig, Duration, micros, priority_in_range
 
 __all__ = ["MAX_INPUT_BYTES", "MAX_KEY", "new_task_id", "submission"]
 
 MAX_INPUT_BYTES = 1024 * 1024
 MAX_KEY = 512
 """Characters of an idempotency or debounce key."""
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def submission(
@@ -36,13 +38,15 @@ def submission(
     """A checked submission.
 
     Raises `TaskInputError` for an input that isn't what the task takes, `ConfigurationError` for a naive `at`, a
-    negative `delay`, both at once, or a priority outside 0 to 100. A `recurring` slot has its own identity and
+    negative `delay`, both at once, a priority outside 0 to 100, or something that is no task. A `recurring` slot has its own identity and
     ignores the definition's key and debounce.
     """
+    if not isinstance(task, TaskDefinition):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"{task!r} is no task: make one of it with define_task")
     if delay is not None and at is not None:
         raise ConfigurationError("give delay or at, not both")
     try:
-        checked, data = task.input.encode(value)
+        checked, data = task.input.encode_to_be_read(value)
     except CodecError as error:
         raise TaskInputError(f"task {task.name!r}: {error}") from error
     if len(data) > max_bytes:
@@ -54,7 +58,7 @@ def submission(
         name=task.name,
         input=data,
         priority=task.priority if priority is None else priority_in_range(priority),
-        delay=0 if delay is None else round(seconds(delay, "delay") * 1_000_000),
+        delay=0 if delay is None else micros(delay, "delay"),
         at=None if at is None else to_micros(at, "at"),
         max_attempts=task.retry.max_attempts,
         max_crashes=task.max_crashes,
@@ -78,8 +82,8 @@ def _idempotency_key(task: TaskDefinition[Any, Any], value: object, given: str |
 def _debounce(config: DebounceConfig, name: str, value: object) -> Debounce:
     return Debounce(
         key=_checked_key(config.key(value), "debounce key", name),
-        window=round(seconds(config.window, "debounce window") * 1_000_000),
-        max_wait=None if config.max_wait is None else round(seconds(config.max_wait, "max_wait") * 1_000_000),
+        window=micros(config.window, "debounce window"),
+        max_wait=None if config.max_wait is None else micros(config.max_wait, "debounce max_wait"),
     )
 
 
@@ -88,4 +92,6 @@ def _checked_key(key: object, option: str, name: str) -> str:
         raise ConfigurationError(
             f"task {name!r}: {option} must be text of 1 to {MAX_KEY} characters, not {key!r}"
         )
+    if SURROGATES.search(key):
+        raise ConfigurationError(f"task {name!r}: {option} has characters that UTF-8 can't hold: {key!r}")
     return key

@@ -13,13 +13,13 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any
 
-__all__ = ["HandlerThreads"]
+__all__ = ["HandlerThreads", "call_on"]
 
 Job = Callable[[], None]
 
 
 class HandlerThreads:
-    """At most `limit` threads, started when they are needed, ended by `close`."""
+    """At most `limit` threads, started when they are needed, ended by `close`. It is not opened again after that."""
 
     def __init__(self, limit: int, name: str) -> None:
         self._limit = limit
@@ -41,14 +41,15 @@ class HandlerThreads:
                 result = context.run(function, *args)
             except BaseException as raised:  # whatever a handler raises, SystemExit too, is its outcome
                 error = raised
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._finish, future, result, error)
+            call_on(loop, self._finish, future, result, error)
 
+        # The thread first: where the system refuses one, the job must not be left behind for another to run.
+        if self._threads < min(self._busy + 1, self._limit):
+            name = f"{self._name}-{self._threads + 1}"
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+            self._threads += 1
         self._busy += 1
         self._jobs.put(job)
-        if self._threads < min(self._busy, self._limit):
-            self._threads += 1
-            threading.Thread(target=self._serve, name=f"{self._name}-{self._threads}", daemon=True).start()
         return future
 
     def close(self) -> None:
@@ -67,10 +68,19 @@ class HandlerThreads:
             return
         if error is None:
             future.set_result(result)
-        elif isinstance(error, StopIteration):
-            # A future can't hold StopIteration; asyncio refuses it.
-            wrapped = RuntimeError("the handler raised StopIteration")
+        elif isinstance(error, StopIteration | GeneratorExit):
+            # A future can't hold the one, and the other closes the coroutines that wait for it instead of reaching them.
+            wrapped = RuntimeError(f"the handler raised {type(error).__name__}")
             wrapped.__cause__ = error
             future.set_exception(wrapped)
         else:
             future.set_exception(error)
+
+
+def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
+    """Call on another thread's loop, unless that loop has ended in the meantime."""
+    try:
+        loop.call_soon_threadsafe(callback, *args)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, TypedDict, Unpack
 
 from concave.clock import seconds
 from concave.errors import ConfigurationError
 from concave.kv.protocol import KV
-from concave.tasks.options import Duration, at_least_one
+from concave.tasks.options import Duration, at_least_one, micros
 from concave.tasks.registry import TaskRegistry
 from concave.tasks.worker import TaskWorker
 
-__all__ = ["create_task_worker", "start_task_workers"]
+__all__ = ["WorkerOptions", "create_task_worker", "start_task_workers"]
+
+
+class WorkerOptions(TypedDict, total=False):
+    """The options of `create_task_worker`."""
+
+    id: str | None
+    concurrency: int
+    poll_interval: Duration
+    lock_ttl: Duration
+    heartbeat: Duration
+    task_types: Sequence[str] | None
+    state: Any
+    sweeps: bool
 
 
 def create_task_worker(
@@ -38,7 +52,8 @@ def create_task_worker(
 
     Raises `ConfigurationError` for an option that can't be.
     """
-    lease, beat = seconds(lock_ttl, "lock_ttl", minimum=0.01), seconds(heartbeat, "heartbeat", minimum=0.001)
+    lease = micros(lock_ttl, "lock_ttl", minimum=0.01) / 1_000_000
+    beat = seconds(heartbeat, "heartbeat", minimum=0.001)
     if beat > lease / 2:
         raise ConfigurationError(f"heartbeat ({beat:g} s) must be at most half of lock_ttl ({lease:g} s)")
     if isinstance(task_types, str):
@@ -57,13 +72,25 @@ def create_task_worker(
     )
 
 
-async def start_task_workers(kv: KV, registry: TaskRegistry, count: int, **options: Any) -> list[TaskWorker]:
-    """Create and start `count` workers; the options are those of `create_task_worker`."""
+async def start_task_workers(
+    kv: KV, registry: TaskRegistry, count: int, **options: Unpack[WorkerOptions]
+) -> list[TaskWorker]:
+    """Create and start `count` workers; the options are those of `create_task_worker`.
+
+    Given an `id`, they are called by it and their number. Raises `StoreUnavailableError` where the store can't be
+    reached; none is left running then.
+    """
     workers: list[TaskWorker] = []
     for number in range(at_least_one(count, "count")):
+        own = options.copy()
+        if given := options.get("id"):
+            own["id"] = f"{given}-{number + 1}"
         # One of them sweeps: they share the process's outboxes.
-        given: dict[str, Any] = {"sweeps": number == 0, **options}
-        workers.append(create_task_worker(kv, registry, **given))
-    for worker in workers:
-        await worker.start()
+        own["sweeps"] = number == 0 and options.get("sweeps", True)
+        workers.append(create_task_worker(kv, registry, **own))
+    async with AsyncExitStack() as stack:
+        for worker in workers:
+            await worker.start()
+            stack.push_async_callback(worker.stop, 0)
+        stack.pop_all()
     return workers

@@ -1,8 +1,5 @@
 """Defining tasks, their options, their retries: what is checked where it is written."""
 
-import asyncio
-import threading
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,8 +15,6 @@ from concave import (
     RetentionConfig,
     RetryConfig,
     RetryLater,
-    StoreUnavailableError,
-    TaskAbortedError,
     TaskContext,
     TaskInputError,
     TaskInputTooLargeError,
@@ -27,12 +22,9 @@ from concave import (
     define_task,
 )
 from concave.clock import seconds, to_micros
-from concave.store.records import Die, NewTask, Retry
-from concave.tasks.batching import Batcher, in_batches
+from concave.store.records import Die, Retry
 from concave.tasks.retry import backoff_delay, decide
-from concave.tasks.signal import AbortSignal
 from concave.tasks.submission import new_task_id, submission
-from concave.tasks.threads import HandlerThreads
 
 
 async def _handler(ctx: TaskContext, value: int) -> int:
@@ -188,76 +180,3 @@ def test_decisions() -> None:
     died = decide(UnspeakableError(), 2, retry, 0)
     assert isinstance(died, Die)
     assert "could not be read" in died.reason
-
-
-async def test_a_signal_reaches_every_thread_and_keeps_its_first_reason() -> None:
-    signal = AbortSignal()
-    assert (signal.aborted, signal.reason, signal.wait_in_thread(0)) == (False, None, False)
-    signal.raise_if_aborted()
-    waiting = asyncio.create_task(signal.wait())
-    given_up = asyncio.create_task(signal.wait())
-    await asyncio.sleep(0)
-    given_up.cancel()
-    blocked = asyncio.create_task(asyncio.to_thread(signal.wait_in_thread))
-    await asyncio.sleep(0)
-    threading.Thread(target=signal.abort, args=("first",)).start()
-    assert await waiting == "first"
-    assert await blocked
-    assert not signal.abort("second")
-    assert await signal.wait() == "first"
-    assert signal.wait_in_thread()
-    with pytest.raises(TaskAbortedError, match="first"):
-        signal.raise_if_aborted()
-
-
-async def test_threads_run_at_most_so_many_and_end() -> None:
-    threads, release = HandlerThreads(2, "test"), threading.Event()
-    running = [threads.run(release.wait) for _ in range(4)]
-    release.set()
-    assert await asyncio.gather(*running) == [True] * 4
-
-    def stops() -> None:
-        raise StopIteration
-
-    with pytest.raises(RuntimeError, match="StopIteration"):
-        await threads.run(stops)
-    threads.close()
-
-
-def _task(size: int = 1) -> NewTask:
-    return NewTask(new_task_id(), "t", b"x" * size)
-
-
-async def test_concurrent_submissions_share_batches_and_fail_with_their_batch_alone() -> None:
-    batches: list[int] = []
-    failing = False
-
-    async def send(tasks: Sequence[NewTask]) -> list[str]:
-        batches.append(len(tasks))
-        await asyncio.sleep(0)
-        if failing:
-            raise StoreUnavailableError("away")
-        return [task.id for task in tasks]
-
-    batcher = Batcher(send)
-    tasks = [_task() for _ in range(1200)]
-    waiting = [asyncio.create_task(batcher.submit(task)) for task in tasks]
-    await asyncio.sleep(0)
-    waiting[0].cancel()
-    results = await asyncio.gather(*waiting, return_exceptions=True)
-    assert results[1:] == [task.id for task in tasks[1:]]
-    assert batches == [500, 500, 200]
-    failing = True
-    both = await asyncio.gather(batcher.submit(_task()), batcher.submit(_task()), return_exceptions=True)
-    assert [type(each) for each in both] == [StoreUnavailableError] * 2
-    failing = False
-    assert await batcher.submit(tasks[0]) == tasks[0].id
-    batches.clear()
-    await asyncio.gather(*(batcher.submit(_task(600_000)) for _ in range(3)))
-    assert batches == [1, 1, 1]
-
-
-def test_long_lists_are_cut_by_number_and_by_size() -> None:
-    assert [len(batch) for batch in in_batches([_task() for _ in range(1001)])] == [500, 500, 1]
-    assert [len(batch) for batch in in_batches([_task(600_000) for _ in range(3)])] == [1, 1, 1]
-    assert in_batches([]) == []

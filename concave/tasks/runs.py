@@ -1,0 +1,163 @@
+"""What a worker runs at the moment: begun, timed, told to stop, and handed on as outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from concave.clock import Clock
+from concave.store.records import Complete, Decision, Die, Lease, Release, Retry
+from concave.tasks.context import Report, TaskContext
+from concave.tasks.define import TaskDefinition
+from concave.tasks.executor import Run, StopCause, execute
+from concave.tasks.outcomes import Outcomes
+from concave.tasks.threads import HandlerThreads
+
+__all__ = ["UNWIND", "Runs"]
+
+log = logging.getLogger("concave.worker")
+
+UNWIND = 1.0
+"""Seconds that a handler has to clean up once it was told to stop, before that it doesn't is acted upon."""
+
+
+class Runs:
+    """The runs of one worker. `on_end` is called whenever one has ended."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        clock: Clock,
+        state: Any,
+        threads: HandlerThreads,
+        report: Callable[[Lease], Report],
+        on_end: Callable[[], object],
+    ) -> None:
+        self._worker_id = worker_id
+        self._clock = clock
+        self._state = state
+        self._threads = threads
+        self._report = report
+        self._on_end = on_end
+        # By identity: a task whose lease was lost may be claimed anew while its first run hasn't ended.
+        self._running: dict[Run, None] = {}
+        self._aborted: set[str] = set()
+        self.outcomes = Outcomes()
+        self.processed = self.failed = 0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def suspects(self) -> int:
+        """How many of them have crashed a worker before."""
+        return sum(run.lease.suspect for run in self._running)
+
+    @property
+    def to_renew(self) -> list[Run]:
+        """Those whose leases are to go on: until the store knows how they ended. May be called from any thread."""
+        return [run for run in (*list(self._running), *self.outcomes.runs) if not run.lost]
+
+    def begin(self, lease: Lease, definition: TaskDefinition[Any, Any]) -> None:
+        """Start a task's handler."""
+        context = TaskContext(
+            lease.task, worker_id=self._worker_id, state=self._state, report=self._report(lease)
+        )
+        run = Run(lease, definition, context, self._clock.monotonic())
+        self._running[run] = None
+        if definition.timeout is not None:
+            run.timer = self._clock.call_later(definition.timeout, partial(self._on_timeout, run))
+        run.task = asyncio.create_task(self._run(run), name=f"concave-task-{lease.task.name}")
+        if lease.task.id in self._aborted:
+            run.stop("cancelled", "cancelled")
+
+    def all_begun(self) -> None:
+        """A claim's tasks have begun: whoever was told to stop by now, knows."""
+        self._aborted.clear()
+
+    def abort(self, task_id: str) -> None:
+        """Tell a task to stop. The word may come before the task: it is kept until the next claim is answered."""
+        found = [run for run in self._running if run.lease.task.id == task_id and not run.lost]
+        for run in found:
+            run.stop("cancelled", "cancelled")
+        if not found:
+            self._aborted.add(task_id)
+
+    def lose(self, run: Run) -> None:
+        """The store no longer knows a run's lease."""
+        if run not in self._running or run.lost:
+            return  # it has ended meanwhile, and that is why
+        task = run.lease.task
+        log.warning(
+            "task %s (%s): the lease was lost while its handler ran; its outcome will not count",
+            task.id,
+            task.name,
+        )
+        run.lost = True
+        run.stop("lease lost", "the lease was lost")
+
+    def stop_all(self, cause: StopCause, reason: str) -> None:
+        """Tell all of them to stop."""
+        for run in list(self._running):
+            run.stop(cause, reason)
+
+    async def finish(self, limit: float) -> None:
+        """Wait until they have ended, at most `limit` seconds."""
+        tasks = [run.task for run in self._running if run.task is not None]
+        if not tasks or limit <= 0:
+            return
+        ended = asyncio.ensure_future(asyncio.wait(tasks))
+        timer = self._clock.call_later(limit, ended.cancel)
+        try:
+            await asyncio.wait({ended})
+        finally:
+            timer.cancel()
+            ended.cancel()
+
+    def hand_back(self) -> None:
+        """Let go of those that haven't ended; they are run elsewhere."""
+        for run in self._running:
+            task = run.lease.task
+            log.warning(
+                "task %s (%s) did not stop in time and is handed back while it runs", task.id, task.name
+            )
+            _cancel_timer(run)
+            self.outcomes.add(run.lease, Release(), run)
+        self._running.clear()
+
+    async def _run(self, run: Run) -> None:
+        decision = await execute(run, self._threads)
+        _cancel_timer(run)
+        if run not in self._running:
+            return  # handed back while the handler unwound
+        del self._running[run]
+        if decision is not None:
+            self._count(decision)
+            self.outcomes.add(run.lease, decision, run)
+        self._on_end()
+
+    def _count(self, decision: Decision) -> None:
+        if isinstance(decision, Complete):
+            self.processed += 1
+        elif isinstance(decision, Die) or (isinstance(decision, Retry) and decision.failure is not None):
+            self.failed += 1
+
+    def _on_timeout(self, run: Run) -> None:
+        if run.stop("timeout", f"timeout after {run.definition.timeout:g} s"):
+            run.timer = self._clock.call_later(UNWIND, partial(self._on_overrun, run))
+
+    def _on_overrun(self, run: Run) -> None:
+        task = run.lease.task
+        log.warning(
+            "task %s (%s) ignores its timeout of %g s: it keeps its slot until it ends",
+            task.id, task.name, run.definition.timeout,
+        )  # fmt: skip
+
+
+def _cancel_timer(run: Run) -> None:
+    if run.timer is not None:
+        run.timer.cancel()
