@@ -1,25 +1,46 @@
-"""A request's JSON body, within limits."""
+"""A request's JSON body, within limits, whoever reads it: the resource, its `user` callable or a hook."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
 from pydantic_core import from_json
+from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.types import Message, Receive, Scope
 
 from concave_sqlalchemy.problems import Problem
 
-__all__ = ["read_object"]
+__all__ = ["limited", "read_object"]
 
 
-async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
+def limited(scope: Scope, receive: Receive, max_bytes: int) -> Receive:
+    """`receive` that raises `Problem` (413) beyond `max_bytes`, counted as they arrive, whatever Content-Length says."""
+    announced = Headers(scope=scope).get("content-length", "")
+    too_large = Problem(413, f"the body is larger than {max_bytes} bytes")
+    size = 0
+
+    async def receive_within() -> Message:
+        nonlocal size
+        if announced.isdigit() and int(announced) > max_bytes:
+            raise too_large
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > max_bytes:
+            raise too_large
+        return message
+
+    return receive_within
+
+
+async def read_object(request: Request) -> dict[str, Any]:
     """The body as a JSON object.
 
-    Raises `Problem`: 415 for another content type, 413 beyond `max_bytes` (counted as it arrives, whatever
-    Content-Length says), 400 for what isn't JSON, 422 for JSON that isn't an object.
+    Raises `Problem`: 415 for another content type, 413 for too many bytes (see `limited`), 400 for what isn't JSON, 422
+    for JSON that isn't an object.
     """
     _check_content_type(request.headers.get("content-type", ""))
-    data = await _read(request, max_bytes)
+    data = await request.body()  # the request keeps it, so that hooks can read it too
     try:
         value = from_json(data, allow_inf_nan=False)
     except ValueError as error:
@@ -36,21 +57,3 @@ def _check_content_type(header: str) -> None:
     if media_type.startswith("application/") and (kind == "json" or kind.endswith("+json")):
         return
     raise Problem(415, "the body must be application/json", headers={"accept": "application/json"})
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise _too_large(max_bytes)
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _too_large(max_bytes: int) -> Problem:
-    return Problem(413, f"the body is larger than {max_bytes} bytes")

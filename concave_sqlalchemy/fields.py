@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import binascii
 import datetime as dt
 import decimal
 import enum
 import uuid
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, AwareDatetime, Field, NaiveDatetime
-from sqlalchemy import Column, Table, inspect, types
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, NaiveDatetime
+from sqlalchemy import Column, Table, UniqueConstraint, inspect, types
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.exc import UnmappedColumnError
 
 from concave.errors import ConfigurationError
 
-__all__ = ["ResourceField", "fields_of", "table_of"]
+__all__ = ["ResourceField", "fields_of", "is_unique", "table_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,10 @@ class ResourceField:
     column: Column[Any]
     type: Any
     """What Pydantic checks values by; allows None where the column does."""
+    computed: bool
+    """Made by the database in every case: nobody can set it."""
     generated: bool
-    """Made by the database in every case: computed, or an identity."""
+    """Made here or by the database, and not a client's to choose: an identity, or a primary key with a default."""
     has_default: bool
     """May be left out when a row is created."""
     is_key: bool
@@ -39,6 +44,10 @@ def table_of(source: Any) -> tuple[Table, Mapper[Any] | None]:
         return cast("Any", source), None
     mapper: Any = inspect(source, raiseerr=False)
     if isinstance(mapper, Mapper):
+        if mapper.inherits is not None:  # pyright: ignore[reportUnknownMemberType]
+            raise ConfigurationError(
+                f"{source!r} inherits the table of another mapped class; give use_resource() the base, or a Table"
+            )
         table: Any = mapper.local_table  # pyright: ignore[reportUnknownMemberType]
         if isinstance(table, Table):
             return cast("Any", table), cast("Any", mapper)
@@ -47,18 +56,45 @@ def table_of(source: Any) -> tuple[Table, Mapper[Any] | None]:
 
 def fields_of(table: Table, mapper: Mapper[Any] | None) -> list[ResourceField]:
     """The fields of a table, in the columns' order."""
-    return [_field(column, table, mapper) for column in table.columns]
+    named = ((_name_of(column, mapper), column) for column in table.columns)
+    return [_field(name, column, table) for name, column in named if name is not None]
 
 
-def _field(column: Column[Any], table: Table, mapper: Mapper[Any] | None) -> ResourceField:
+def is_unique(table: Table, column: Column[Any]) -> bool:
+    """Whether no two rows can have the same value there."""
+    sets = [table.primary_key.columns.values()]
+    sets += [each.columns.values() for each in table.constraints if isinstance(each, UniqueConstraint)]
+    sets += [each.columns.values() for each in table.indexes if each.unique]
+    return bool(column.unique) or [column] in sets
+
+
+def _name_of(column: Column[Any], mapper: Mapper[Any] | None) -> str | None:
+    """None for a column that the class doesn't map."""
+    if mapper is None:
+        return column.key
+    try:
+        return mapper.get_property_by_column(column).key
+    except UnmappedColumnError:
+        return None
+
+
+def _field(name: str, column: Column[Any], table: Table) -> ResourceField:
     kind = _type_of(column.type)
-    identity_always = column.identity is not None and bool(column.identity.always)
+    identity = column.identity
+    made_by_itself = column.default is not None or column.server_default is not None
+    is_serial = column is table.autoincrement_column
     return ResourceField(
-        name=column.key if mapper is None else mapper.get_property_by_column(column).key,
+        name=name,
         column=column,
         type=(kind | None) if column.nullable and not column.primary_key else kind,
-        generated=column.computed is not None or identity_always or column is table.autoincrement_column,
-        has_default=bool(column.nullable or column.default or column.server_default or column.identity),
+        computed=column.computed is not None or (identity is not None and bool(identity.always)),
+        generated=(
+            column.computed is not None
+            or identity is not None
+            or is_serial
+            or (column.primary_key and made_by_itself)
+        ),
+        has_default=column.nullable or made_by_itself or is_serial,
         is_key=column.primary_key,
     )
 
@@ -66,6 +102,8 @@ def _field(column: Column[Any], table: Table, mapper: Mapper[Any] | None) -> Res
 def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a table, case by case)
     """The values that a column holds, bounded as PostgreSQL bounds them, so that both databases take the same."""
     match kind:
+        case types.TypeDecorator():
+            return _type_of(kind.impl_instance)
         case types.Enum():
             return kind.enum_class if kind.enum_class is not None else Literal[tuple(kind.enums)]
         case types.Boolean():
@@ -83,9 +121,9 @@ def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a tab
         case types.String():
             return _text(kind.length)
         case types.LargeBinary():
-            return Annotated[bytes, Field(max_length=kind.length)]
+            return Annotated[bytes, Field(max_length=kind.length), BeforeValidator(_bytes_of)]
         case types.DateTime():
-            return AwareDatetime if kind.timezone else NaiveDatetime
+            return Annotated[AwareDatetime, AfterValidator(_in_utc)] if kind.timezone else NaiveDatetime
         case types.ARRAY():
             return list[_type_of(kind.item_type) | None]  # type: ignore[misc]
         case types.JSON():
@@ -117,6 +155,21 @@ def _without_nul(value: str) -> str:
     if "\0" in value:
         raise ValueError("must not contain the character NUL")
     return value
+
+
+def _in_utc(moment: dt.datetime) -> dt.datetime:
+    # SQLite forgets the offset: it must be the same for every row, and known (see `RowSchema.row`).
+    return moment.astimezone(dt.UTC)
+
+
+def _bytes_of(value: Any) -> Any:
+    """Base64 of either alphabet as bytes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return b64decode(value.replace("-", "+").replace("_", "/"), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"must be base64: {error}") from error
 
 
 def _python_type(kind: types.TypeEngine[Any]) -> Any:

@@ -5,45 +5,41 @@ from __future__ import annotations
 from typing import Any
 
 from starlette.datastructures import URLPath
-from starlette.routing import BaseRoute, Match, NoMatchFound
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Scope
 
 from concave.errors import ConfigurationError
 
 __all__ = ["ResourceRoute", "route_path"]
 
 
-class ResourceRoute(BaseRoute):
-    """What `Resource.mount` returns: for ``Starlette(routes=[…])`` and ``app.router.routes.append(…)`` in FastAPI."""
+class ResourceRoute(Mount):
+    """What `Resource.mount` returns: for ``Starlette(routes=[…])`` and ``app.router.routes.append(…)`` in FastAPI.
+
+    A `Mount`, because FastAPI's ``include_router`` carries over only the kinds of route that it knows.
+    """
 
     def __init__(self, path: str, app: ASGIApp) -> None:
-        if not path.startswith("/") or "{" in path:
+        if not path.startswith("/"):
             raise ConfigurationError(
-                f"a resource is mounted at a fixed path that starts with a slash, not {path!r}"
+                f"a resource is mounted at a path that starts with a slash, not {path!r}"
             )
-        self.path = path.rstrip("/")
-        self.app = app
-        self.name = self.path.rpartition("/")[2]
+        super().__init__(path, app=app, name=path.rstrip("/").rpartition("/")[2])
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether a request is for this path or below it."""
         if scope["type"] != "http":
             return Match.NONE, {}
-        path = route_path(scope)
-        if path != self.path and not path.startswith(self.path + "/"):
-            return Match.NONE, {}
-        root = scope.get("root_path", "")
-        return Match.FULL, {"root_path": root + self.path, "endpoint": self.app}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request over."""
-        await self.app(scope, receive, send)
+        match, child = super().matches(scope)
+        if match is Match.NONE:
+            match, child = super().matches({**scope, "path": scope["path"] + "/"})
+        return match, child
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
-        """The path by this route's name, which is the last part of its path."""
-        if name != self.name or path_params:
-            raise NoMatchFound(name, path_params)
-        return URLPath(self.path)
+        """The path by this route's name, which is the last part of its path; with ``path=`` of what is below it."""
+        bare = "path" not in path_params
+        found = super().url_path_for(name, **{"path": "", **path_params})
+        return URLPath(str(found).rstrip("/")) if bare else found
 
 
 def route_path(scope: Scope) -> str:

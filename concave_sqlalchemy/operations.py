@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Table, func, insert, select
-from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 
 from concave.hooks import HookContext, ResourceHooks, Row, call_hook
-from concave.tasks.define import TaskDefinition
-from concave.tasks.options import Duration
-from concave.tasks.scheduler import TaskScheduler
-from concave.tasks.submission import submission
-from concave_sqlalchemy.outbox import Outbox, Submission
+from concave_sqlalchemy.defaults import defaults_of
+from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.pagination import PageRequest, encode_cursor
-from concave_sqlalchemy.problems import Problem, conflict
-from concave_sqlalchemy.schema import RowSchema
+from concave_sqlalchemy.problems import Problem
+from concave_sqlalchemy.refusals import database_errors
+from concave_sqlalchemy.schema import Body, RowSchema, Validated
+from concave_sqlalchemy.write import Write
 
-__all__ = ["Operations", "Write"]
+__all__ = ["Operations"]
 
 log = logging.getLogger("concave.resource")
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One writing request: its transaction, what its hooks are told, and the tasks that commit with it."""
-
-    session: AsyncSession
-    ctx: HookContext
-    submissions: list[Submission]
 
 
 class Operations:
@@ -48,84 +36,85 @@ class Operations:
         self._outbox = outbox
         self._transactions = outbox.transactions
         self._key = schema.key.column
+        self._names = frozenset(field.name for field in schema.fields)
         self._columns = [field.column.label(field.name) for field in schema.fields]
         self._select = select(*self._columns)
         self._count = select(func.count()).select_from(table)
 
     # Reading
 
-    async def page(self, wanted: PageRequest) -> dict[str, Any]:
-        """A page of rows in the order of their keys."""
+    async def page(self, wanted: PageRequest) -> bytes:
+        """A page of rows in the order of their keys, as JSON."""
         statement = self._select.order_by(self._key).limit(wanted.limit + 1)
         if wanted.has_cursor:
             statement = statement.where(self._key > wanted.after)
         async with self._transactions.reading() as session:
-            rows = [dict(row) for row in (await session.execute(statement)).mappings()]
+            found = (await session.execute(statement)).mappings().all()
             total = (await session.execute(self._count)).scalar_one() if wanted.total_count else None
-        items, has_more = rows[: wanted.limit], len(rows) > wanted.limit
+        items = [self._schema.row_of(row) for row in found[: wanted.limit]]
+        has_more = len(found) > wanted.limit
         cursor = encode_cursor(items[-1][self._schema.key.name]) if has_more else None
         page = {"items": items, "nextCursor": cursor, "hasMore": has_more}
-        return page if total is None else {**page, "totalCount": total}
+        return self._schema.page_to_json(page if total is None else {**page, "totalCount": total})
 
     async def count(self) -> int:
         """How many rows there are."""
         async with self._transactions.reading() as session:
             return int((await session.execute(self._count)).scalar_one())
 
-    async def get(self, key: Any) -> Row:
-        """One row; 404 where there is none."""
+    async def get(self, key: Any) -> bytes:
+        """One row as JSON; 404 where there is none."""
         async with self._transactions.reading() as session:
-            return _found(
-                (await session.execute(self._select.where(self._key == key))).mappings().one_or_none()
-            )
+            return self._schema.to_json(await self._one(session, self._select.where(self._key == key)))
 
-    # Writing
+    # Writing. The answer is made before the commit: nothing that could fail comes after it.
 
-    async def create(self, request: Request, user: Any, body: Mapping[str, Any]) -> Row:
+    async def create(self, request: Request, user: Any, body: Mapping[str, Any]) -> bytes:
         """A new row."""
-        schema = self._schema
+        schema, hook = self._schema, self._hooks.on_before_create
         async with self._writing(request, user) as write:
-            data = schema.from_client(schema.create, body)
-            if self._hooks.on_before_create is not None:
-                changed = await call_hook(self._hooks.on_before_create, write.ctx, data)
-                data = schema.from_hook(schema.insertable, data if changed is None else changed)
+            given = schema.from_client(schema.create, body, hooked=hook is not None)
+            data = given.values
+            if hook is not None:
+                data = schema.from_hook(schema.insertable, await _changed(given, hook, write.ctx))
             statement = insert(self._table).values(schema.for_database(data)).returning(*self._columns)
-            row = dict((await write.session.execute(statement)).mappings().one())
-            if self._hooks.on_after_create is not None:
-                await call_hook(self._hooks.on_after_create, write.ctx, row)
-        return row
+            row = await self._one(write.session, statement)
+            answer = schema.to_json(row)
+            await _after(self._hooks.on_after_create, write.ctx, row)
+        return answer
 
-    async def patch(self, request: Request, user: Any, key: Any, body: Mapping[str, Any]) -> Row:
+    async def patch(self, request: Request, user: Any, key: Any, body: Mapping[str, Any]) -> bytes:
         """Change some columns. A change of nothing returns the row as it is and is no update: no after-hook, no trigger."""
         return await self._update(request, user, key, body, whole=False)
 
-    async def replace(self, request: Request, user: Any, key: Any, body: Mapping[str, Any]) -> Row:
-        """Change all columns: those that are left out go back to their defaults."""
+    async def replace(self, request: Request, user: Any, key: Any, body: Mapping[str, Any]) -> bytes:
+        """Change all columns: those that neither client nor hook gave go back to their defaults."""
         return await self._update(request, user, key, body, whole=True)
 
     async def _update(
         self, request: Request, user: Any, key: Any, body: Mapping[str, Any], *, whole: bool
-    ) -> Row:
-        schema = self._schema
+    ) -> bytes:
+        schema, hook = self._schema, self._hooks.on_before_update
         async with self._writing(request, user) as write:
             current = await self._locked(write.session, key)
-            data = schema.from_client(schema.replace if whole else schema.patch, self._without_key(body, key))
+            model = schema.replace if whole else schema.patch
+            given = schema.from_client(model, self._without_key(body, key), hooked=hook is not None)
+            data = given.values
+            if hook is not None:
+                data = schema.from_hook(schema.updatable, await _changed(given, hook, write.ctx, key))
+                if given.missing is not None and any(
+                    given.lacks(name) and name not in data for name in self._names
+                ):
+                    raise given.missing
             if whole:
-                data = schema.with_defaults(data)
-            if self._hooks.on_before_update is not None:
-                changed = await call_hook(self._hooks.on_before_update, write.ctx, key, data)
-                # Defaults may be SQL expressions, which only the database can check.
-                if changed is not None:
-                    data = schema.from_hook(schema.updatable, changed)
+                data |= defaults_of(schema.replaceable, data, dialect=write.session.get_bind().dialect.name)
             if not data:
-                return current
+                return schema.to_json(current)
             statement = self._table.update().where(self._key == key).values(schema.for_database(data))
-            row = _found(
-                (await write.session.execute(statement.returning(*self._columns))).mappings().one_or_none()
-            )
-            if self._hooks.on_after_update is not None:
-                await call_hook(self._hooks.on_after_update, write.ctx, row)
-        return row
+            row = await self._one(write.session, statement.returning(*self._columns))
+            answer = schema.to_json(row)
+            await _after(self._hooks.on_after_update, write.ctx, row)
+        return answer
 
     async def delete(self, request: Request, user: Any, key: Any) -> None:
         """Delete a row; the after-hook gets it as it was."""
@@ -134,33 +123,35 @@ class Operations:
             if self._hooks.on_before_delete is not None:
                 await call_hook(self._hooks.on_before_delete, write.ctx, key)
             statement = self._table.delete().where(self._key == key).returning(*self._columns)
-            row = _found((await write.session.execute(statement)).mappings().one_or_none())
-            if self._hooks.on_after_delete is not None:
-                await call_hook(self._hooks.on_after_delete, write.ctx, row)
+            row = await self._one(write.session, statement)
+            await _after(self._hooks.on_after_delete, write.ctx, row)
 
     @asynccontextmanager
     async def _writing(self, request: Request, user: Any) -> AsyncGenerator[Write]:
         """BEGIN … hooks and SQL … outbox rows, COMMIT, then what waited for the commit: callbacks and the relay."""
-        submissions: list[Submission] = []
-        with _database_errors():
-            async with self._transactions.writing() as session:
-                ctx = HookContext(
-                    user=user,
-                    request=request,
-                    session=session,
-                    resource=self._table.name,
-                    enqueue=_into(submissions),
-                )
-                yield Write(session, ctx, submissions)
-                await self._outbox.write(session, submissions)
-        for callback in ctx.after_commit:
+        hooked = self._hooks != ResourceHooks()
+        with database_errors():
+            async with self._transactions.writing(hooked=hooked) as session:
+                write = Write(session, self._outbox, user=user, request=request, resource=self._table.name)
+                try:
+                    yield write
+                    await write.flush()
+                finally:
+                    write.close()
+        for callback in write.ctx.after_commit:
             await _call_after_commit(callback)
-        await self._outbox.relay(submissions)
+        await self._outbox.relay(write.submissions)
 
     async def _locked(self, session: AsyncSession, key: Any) -> Row:
         """The row that is about to be changed, so that it stays as it is until then; 404 where there is none."""
-        statement = self._select.where(self._key == key).with_for_update()
-        return _found((await session.execute(statement)).mappings().one_or_none())
+        return await self._one(session, self._select.where(self._key == key).with_for_update())
+
+    async def _one(self, session: AsyncSession, statement: Any) -> Row:
+        """The one row of a statement; 404 where there is none."""
+        found = (await session.execute(statement)).mappings().one_or_none()
+        if found is None:
+            raise Problem(404, "there is no such row")
+        return self._schema.row_of(found)
 
     def _without_key(self, body: Mapping[str, Any], key: Any) -> Mapping[str, Any]:
         """A body without the row's own key, which a client that sends back what it got will have in it."""
@@ -170,40 +161,22 @@ class Operations:
         return body
 
 
-def _into(submissions: list[Submission]) -> Any:
-    """Where a hook's `ctx.enqueue` puts its task: checked now, written with the row, sent after the commit."""
-
-    async def enqueue(
-        task: TaskDefinition[Any, Any], input: Any, *, delay: Duration | None, scheduler: TaskScheduler | None
-    ) -> str:
-        new = submission(task, input, delay=delay)
-        submissions.append(Submission(new, scheduler))
-        return new.id
-
-    return enqueue
-
-
-def _found(row: Any) -> Row:
-    if row is None:
-        raise Problem(404, "there is no such row")
-    return dict(row)
-
-
-@contextmanager
-def _database_errors() -> Generator[None]:
-    """What a database refuses, as a problem that names no SQL; the log has it in full."""
+async def _changed(given: Body, hook: Callable[..., Any], *context: Any) -> Validated:
+    """What a before-hook makes of a client's data, be it a replacement or a change in place."""
+    data = dict(given.values)
     try:
-        yield
-    except IntegrityError as error:
-        log.info("a constraint was violated: %s", error.orig)
-        raise conflict() from error
-    except DataError as error:
-        log.info("a value was refused by the database: %s", error.orig)
-        raise Problem(422, "the database refuses a value") from error
-    except OperationalError as error:
-        if "locked" not in str(error.orig):
-            raise
-        raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from error
+        changed = await call_hook(hook, *context, data)
+    except KeyError as error:
+        # It relied on a required field that the client left out: that is the client's mistake.
+        if error.args and given.missing is not None and given.lacks(error.args[0]):
+            raise given.missing from error
+        raise
+    return data if changed is None else changed
+
+
+async def _after(hook: Callable[..., Any] | None, ctx: HookContext, row: Row) -> None:
+    if hook is not None:
+        await call_hook(hook, ctx, row)
 
 
 async def _call_after_commit(callback: Any) -> None:

@@ -11,37 +11,30 @@ row's id is the submission's id, which the store adds once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
-from pydantic_core import from_json, to_json
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, inspect, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from concave.errors import ConfigurationError
-from concave.store.records import Debounce, NewTask, Retention
-from concave.tasks.defaults import announce_outbox, announced_outboxes
+from concave.errors import ConfigurationError, StoreError, TasksNotInitializedError
+from concave.store.records import NewTask
+from concave.tasks.defaults import announce_outbox, announced_outboxes, get_task_scheduler
 from concave.tasks.outbox import Submit
 from concave.tasks.scheduler import TaskScheduler
-from concave_sqlalchemy.relay import Relay
+from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode
+from concave_sqlalchemy.relay import Relay, Submission
 from concave_sqlalchemy.tables import database_time, outbox_table
 from concave_sqlalchemy.transactions import Transactions
 
-__all__ = ["Outbox", "Submission"]
+__all__ = ["Outbox"]
 
 log = logging.getLogger("concave.outbox")
 
-SWEEP_LIMIT = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A task on its way through the outbox, and the scheduler it is for, where that isn't the default."""
-
-    task: NewTask
-    scheduler: TaskScheduler | None = None
+SWEEP_BATCH = 500
 
 
 class Outbox:
@@ -51,7 +44,9 @@ class Outbox:
         self.transactions = Transactions(sessions)
         self._sessions = sessions
         self._relay = Relay(self._delete)
-        self._seen: frozenset[str] | None = None
+        self._explicit: WeakValueDictionary[str, TaskScheduler] = WeakValueDictionary()
+        self._newest_at_last_sweep: int | None = None
+        self._has_table = False
 
     @classmethod
     def of(cls, sessions: async_sessionmaker[Any]) -> Outbox:
@@ -77,7 +72,12 @@ class Outbox:
         if not submissions:
             return
         rows = [
-            {"id": each.task.id, "payload": encode(each.task), "created_at": database_time()}
+            {
+                "id": each.task.id,
+                "payload": encode(each.task),
+                "destination": self._destination_of(each.scheduler),
+                "created_at": database_time(),
+            }
             for each in submissions
         ]
         try:
@@ -97,32 +97,84 @@ class Outbox:
         """Relay what has been here for longer than a live process takes; see `concave.tasks.outbox.Outbox`.
 
         Longer means: it was here at the last sweep. The first sweep takes everything, since its process has just started.
+        Tasks for a trigger's own scheduler go to that one, and wait where this process doesn't know it.
         """
-        statement = (
-            select(outbox_table.c.id, outbox_table.c.payload, database_time() - outbox_table.c.created_at)
-            .where(outbox_table.c.broken.is_(None))
-            .order_by(outbox_table.c.sequence)
-            .limit(SWEEP_LIMIT)
-        )
-        async with self.transactions.reading() as session:
-            rows = (await session.execute(statement)).all()
-        present = frozenset(row[0] for row in rows)
-        left = rows if self._seen is None else [row for row in rows if row[0] in self._seen]
-        tasks = await self._decoded(left)
-        if tasks:
-            await submit(tasks)
-            await self._delete([task.id for task in tasks])
-        self._seen = present
-        return len(tasks)
+        newest = await self._newest()
+        if newest is None:
+            return 0
+        until = newest if self._newest_at_last_sweep is None else self._newest_at_last_sweep
+        self._newest_at_last_sweep = newest
+        submits = self._submits(submit)
+        relayed = after = 0
+        while rows := await self._left(after, until, submits):
+            after = rows[-1].sequence
+            tasks = await self._decoded(rows)
+            for destination, each in submits.items():
+                ours = [task for row, task in tasks if row.destination == destination]
+                done = await _submit_all(each, ours) if ours else []
+                await self._delete(done)
+                relayed += len(done)
+        return relayed
 
-    async def _decoded(self, rows: Iterable[Any]) -> list[NewTask]:
-        tasks: list[NewTask] = []
-        for task_id, payload, age in rows:
+    async def _newest(self) -> int | None:
+        """The newest row's number, 0 where there is none; None without a table, which only a trigger needs."""
+        async with self.transactions.reading() as session:
+            if not self._has_table:
+                self._has_table = await (await session.connection()).run_sync(_has_outbox_table)
+            if not self._has_table:
+                return None
+            return (await session.execute(select(func.max(outbox_table.c.sequence)))).scalar_one() or 0
+
+    async def _left(self, after: int, until: int, destinations: Mapping[str | None, Any]) -> Sequence[Any]:
+        """The next rows to relay, oldest first, each with its age in seconds."""
+        columns = outbox_table.c
+        named = [each for each in destinations if each is not None]
+        statement = (
+            select(
+                columns.sequence,
+                columns.id,
+                columns.payload,
+                columns.destination,
+                (database_time() - columns.created_at).label("age"),
+            )
+            .where(
+                columns.broken.is_(None),
+                columns.sequence > after,
+                columns.sequence <= until,
+                or_(columns.destination.is_(None), columns.destination.in_(named)),
+            )
+            .order_by(columns.sequence)
+            .limit(SWEEP_BATCH)
+        )
+        if after >= until:
+            return ()
+        async with self.transactions.reading() as session:
+            return (await session.execute(statement)).all()
+
+    def _submits(self, submit: Submit) -> dict[str | None, Submit]:
+        """Who takes the tasks of which destination."""
+        submits: dict[str | None, Submit] = {None: submit}
+        submits |= {name: scheduler.submit for name, scheduler in self._explicit.items()}
+        with suppress(TasksNotInitializedError):
+            submits[get_task_scheduler().destination] = submit
+        return submits
+
+    def _destination_of(self, scheduler: TaskScheduler | None) -> str | None:
+        if scheduler is None:
+            return None
+        self._explicit[scheduler.destination] = scheduler
+        return scheduler.destination
+
+    async def _decoded(self, rows: Sequence[Any]) -> list[tuple[Any, NewTask]]:
+        tasks: list[tuple[Any, NewTask]] = []
+        for row in rows:
             try:
-                tasks.append(_aged(decode(payload), age))
-            except (ValueError, TypeError, KeyError) as error:
-                log.error("outbox row %s can't be read and is put aside: %s", task_id, error)
-                await self._put_aside(task_id, str(error))
+                tasks.append((row, _aged(decode(row.id, row.payload), row.age)))
+            except NewerError as error:
+                log.debug("outbox row %s waits: %s", row.id, error)
+            except MalformedError as error:
+                log.error("outbox row %s can't be read and is put aside: %s", row.id, error)
+                await self._put_aside(row.id, str(error))
         return tasks
 
     async def _put_aside(self, task_id: str, reason: str) -> None:
@@ -132,25 +184,33 @@ class Outbox:
             )
 
     async def _delete(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
         async with self.transactions.writing() as session:
             await session.execute(delete(outbox_table).where(outbox_table.c.id.in_(ids)))
 
 
-def encode(task: NewTask) -> str:
-    """A submission as JSON."""
-    return to_json(
-        {**task._asdict(), "input": task.input.decode(), "retention": list(task.retention)}
-    ).decode()
+async def _submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:
+    """Hand tasks over, together, or one by one where that fails for one of them; the ids of those that were taken."""
+    try:
+        await submit(tasks)
+    except StoreError:
+        raise  # no task's fault, and no time to try the others
+    except Exception as error:
+        if len(tasks) > 1:
+            return [done for task in tasks for done in await _submit_all(submit, [task])]
+        log.error(
+            "task %s (%s) can't be relayed and waits in the outbox",
+            tasks[0].id,
+            tasks[0].name,
+            exc_info=error,
+        )
+        return []
+    return [task.id for task in tasks]
 
 
-def decode(payload: str) -> NewTask:
-    """A submission from JSON. Raises ValueError, TypeError or KeyError for what isn't one."""
-    fields: dict[str, Any] = from_json(payload)
-    debounce = fields["debounce"]
-    fields["input"] = fields["input"].encode()
-    fields["debounce"] = Debounce(*debounce) if debounce else None
-    fields["retention"] = Retention(*fields["retention"])
-    return NewTask(**fields)
+def _has_outbox_table(connection: Connection) -> bool:
+    return inspect(connection).has_table(outbox_table.name)
 
 
 def _aged(task: NewTask, age: float) -> NewTask:

@@ -13,7 +13,7 @@ from starlette.datastructures import QueryParams
 
 from concave_sqlalchemy.problems import Problem
 
-__all__ = ["PageRequest", "encode_cursor", "read_page_request"]
+__all__ = ["PageRequest", "encode_cursor", "no_parameters", "read_page_request"]
 
 PARAMETERS = frozenset({"limit", "cursor", "totalCount"})
 MAX_CURSOR = 2048
@@ -48,6 +48,12 @@ def read_page_request(
     )
 
 
+def no_parameters(query: QueryParams) -> None:
+    """400 where there are query parameters: what nobody reads is a mistake that a client should hear of."""
+    for name in query:
+        raise Problem(400, f"unknown query parameter {name!r}; there are none here")
+
+
 def encode_cursor(key: Any) -> str:
     """A cursor that stands for the row with this key."""
     return urlsafe_b64encode(to_json([key])).decode().rstrip("=")
@@ -60,15 +66,23 @@ def _decode_cursor(cursor: str, key: TypeAdapter[Any]) -> Any:
         data = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
         if not (data.startswith(b"[") and data.endswith(b"]")):
             raise ValueError("not a row's key")
-        return key.validate_json(data[1:-1])
+        value = key.validate_json(data[1:-1])
     except (ValueError, ValidationError) as error:
-        raise Problem(400, "the cursor is not one of this list's", code="CURSOR_INVALID") from error
+        raise _wrong_cursor() from error
+    # Decoders forgive a lot; what was not written here, letter by letter, is not ours.
+    if encode_cursor(value) != cursor:
+        raise _wrong_cursor()
+    return value
+
+
+def _wrong_cursor() -> Problem:
+    return Problem(400, "the cursor is not one of this list's", code="CURSOR_INVALID")
 
 
 def _limit(text: str | None, default: int, most: int) -> int:
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:10]) <= most:
+    if not (text.isascii() and text.isdigit() and len(text) <= 10) or not 1 <= int(text) <= most:
         raise Problem(400, f"limit must be a whole number from 1 to {most}")
     return int(text)
 

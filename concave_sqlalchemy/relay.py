@@ -5,20 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 from concave.errors import ConcaveError, TasksNotInitializedError
+from concave.store.records import NewTask
 from concave.tasks.defaults import get_task_scheduler
+from concave.tasks.scheduler import TaskScheduler
 
-if TYPE_CHECKING:
-    from concave_sqlalchemy.outbox import Submission
-
-__all__ = ["Relay"]
+__all__ = ["Relay", "Submission"]
 
 log = logging.getLogger("concave.outbox")
 
 PATIENCE = 0.5
 """Seconds that a response waits for the store to take its tasks: they are safe in the outbox, and are sent all the same."""
+
+
+LINGER = 0.05
+"""Seconds that relayed rows gather before one DELETE takes them all: a transaction each would double what a write costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A task on its way through the outbox, and the scheduler it is for, where that isn't the default."""
+
+    task: NewTask
+    scheduler: TaskScheduler | None = None
 
 
 class Relay:
@@ -29,6 +42,7 @@ class Relay:
         self._to_delete: list[str] = []
         self._background: set[asyncio.Task[None]] = set()
         self._deleting: asyncio.Task[None] | None = None
+        self._hurry: asyncio.Event | None = None
         self._troubled = False
 
     async def send(self, submissions: Sequence[Submission]) -> None:
@@ -36,41 +50,53 @@ class Relay:
         if not submissions:
             return
         sending = self._spawn(self._send(submissions))
-        await asyncio.wait({sending}, timeout=PATIENCE)
+        # In an outage only the first response waits.
+        if not self._troubled:
+            await asyncio.wait({sending}, timeout=PATIENCE)
 
     async def drain(self) -> None:
         """Wait for what is under way."""
         while self._background:
+            if self._hurry is not None:
+                self._hurry.set()
             await asyncio.wait(set(self._background))
 
     async def _send(self, submissions: Sequence[Submission]) -> None:
-        try:
-            await asyncio.gather(*(self._send_one(each) for each in submissions))
-        except TasksNotInitializedError:
-            self._trouble("no scheduler in this process: tasks wait in the outbox for a process that has one")
-        except ConcaveError as error:
-            self._trouble(f"tasks wait in the outbox: {error}")
-        else:
+        outcomes = await asyncio.gather(*map(self._send_one, submissions), return_exceptions=True)
+        errors = [each for each in outcomes if isinstance(each, Exception)]
+        if not errors:
             self._troubled = False
+        for error in errors:
+            if isinstance(error, TasksNotInitializedError):
+                self._trouble(
+                    "no scheduler in this process: tasks wait in the outbox for a process that has one"
+                )
+            else:
+                self._trouble(
+                    f"tasks wait in the outbox: {error}", None if isinstance(error, ConcaveError) else error
+                )
 
     async def _send_one(self, submission: Submission) -> None:
         scheduler = submission.scheduler or get_task_scheduler()
         await scheduler.submit_one(submission.task)
         self._to_delete.append(submission.task.id)
         if self._deleting is None or self._deleting.done():
-            self._deleting = self._spawn(self._delete_all())
+            self._hurry = asyncio.Event()
+            self._deleting = self._spawn(self._delete_all(self._hurry))
 
-    async def _delete_all(self) -> None:
+    async def _delete_all(self, hurry: asyncio.Event) -> None:
         while self._to_delete:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), LINGER)
             ids, self._to_delete = self._to_delete, []
             try:
                 await self._delete(ids)
             except Exception as error:  # noqa: BLE001  the rows stay, and are swept up: whatever is wrong with the database, nothing is lost
                 log.warning("%d relayed rows could not be deleted yet: %s", len(ids), error)
 
-    def _trouble(self, message: str) -> None:
+    def _trouble(self, message: str, unexpected: Exception | None = None) -> None:
         # Once per outage, not once per request.
-        log.log(logging.DEBUG if self._troubled else logging.WARNING, "%s", message)
+        log.log(logging.DEBUG if self._troubled else logging.WARNING, "%s", message, exc_info=unexpected)
         self._troubled = True
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -17,12 +17,12 @@ from starlette.types import Receive, Scope, Send
 
 from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks
-from concave_sqlalchemy.body import read_object
-from concave_sqlalchemy.fields import ResourceField, fields_of, table_of
+from concave_sqlalchemy.body import limited, read_object
+from concave_sqlalchemy.fields import ResourceField, fields_of, is_unique, table_of
 from concave_sqlalchemy.mount import ResourceRoute, route_path
 from concave_sqlalchemy.operations import Operations
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.pagination import read_page_request
+from concave_sqlalchemy.pagination import no_parameters, read_page_request
 from concave_sqlalchemy.problems import Problem, problem_response
 from concave_sqlalchemy.schema import RowSchema
 
@@ -64,7 +64,7 @@ class Resource:
         """Answer one HTTP request."""
         if scope["type"] != "http":
             raise ConfigurationError(f"a resource answers http, not {scope['type']}")
-        request = Request(scope, receive)
+        request = Request(scope, limited(scope, receive, self._max_body))
         try:
             response = await self._answer(request, route_path(scope))
         except Problem as problem:
@@ -85,6 +85,7 @@ class Resource:
                 return await self._collection(request, user)
             case "/count":
                 _allow(request, "GET")
+                no_parameters(request.query_params)
                 return _json({"count": await self._operations.count()})
             case _:
                 return await self._item(request, user, path[1:])
@@ -92,31 +93,33 @@ class Resource:
     async def _collection(self, request: Request, user: Any) -> Response:
         _allow(request, "GET", "POST")
         if request.method == "POST":
-            body = await read_object(request, self._max_body)
-            return _json(await self._operations.create(request, user, body), status=201)
+            no_parameters(request.query_params)
+            body = await read_object(request)
+            return _response(await self._operations.create(request, user, body), status=201)
         wanted = read_page_request(
             request.query_params,
             self._schema.key_adapter,
             default_limit=self._default_limit,
             max_limit=self._max_limit,
         )
-        return _json(await self._operations.page(wanted))
+        return _response(await self._operations.page(wanted))
 
     async def _item(self, request: Request, user: Any, text: str) -> Response:
         _allow(request, "GET", "PATCH", "PUT", "DELETE")
+        no_parameters(request.query_params)
         key = self._schema.read_key(text)
         match request.method:
             case "PATCH":
-                body = await read_object(request, self._max_body)
-                return _json(await self._operations.patch(request, user, key, body))
+                body = await read_object(request)
+                return _response(await self._operations.patch(request, user, key, body))
             case "PUT":
-                body = await read_object(request, self._max_body)
-                return _json(await self._operations.replace(request, user, key, body))
+                body = await read_object(request)
+                return _response(await self._operations.replace(request, user, key, body))
             case "DELETE":
                 await self._operations.delete(request, user, key)
                 return Response(status_code=204)
             case _:
-                return _json(await self._operations.get(key))
+                return _response(await self._operations.get(key))
 
     async def _user_of(self, request: Request) -> Any:
         if self._user is None:
@@ -168,6 +171,8 @@ def use_resource(
 
 def _key_of(table: Table, fields: list[ResourceField], given: str | None) -> ResourceField:
     keys = [field for field in fields if (field.is_key if given is None else field.name == given)]
+    if len(keys) == 1 and (keys[0].column.nullable or not is_unique(table, keys[0].column)):
+        raise ConfigurationError(f"id={given!r} of table {table.name!r} must be unique and never NULL")
     if len(keys) == 1:
         return keys[0]
     if given is not None:
@@ -184,5 +189,9 @@ def _allow(request: Request, *methods: str) -> None:
     raise Problem(405, f"{request.method} is not for this path; {allowed} are", headers={"allow": allowed})
 
 
-def _json(value: Any, *, status: int = 200) -> Response:
-    return Response(to_json(value, bytes_mode="base64"), status_code=status, media_type="application/json")
+def _json(value: Any) -> Response:
+    return _response(to_json(value))
+
+
+def _response(body: bytes, *, status: int = 200) -> Response:
+    return Response(body, status_code=status, media_type="application/json")

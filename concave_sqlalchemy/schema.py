@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import to_json
-from sqlalchemy import JSON, ClauseElement, literal_column, null
+from sqlalchemy import JSON, DateTime, LargeBinary, RowMapping, null
 
 from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.problems import Problem, invalid
 
-__all__ = ["RowSchema", "Validated"]
+__all__ = ["Body", "BodyModel", "RowSchema", "Validated"]
 
-CONFIG = ConfigDict(
-    extra="forbid", ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True
-)
+CONFIG = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 Validated = dict[str, Any]
 """Checked values by field name; only the fields that were given."""
+
+
+class BodyModel(NamedTuple):
+    """What a client may send: `whole` with all required fields, `partial` with any of them left out."""
+
+    whole: type[BaseModel]
+    partial: type[BaseModel]
+
+
+class Body(NamedTuple):
+    """What a client sent, checked. `missing`: the complaint about required fields that a before-hook may yet supply."""
+
+    values: Validated
+    missing: Problem | None = None
+
+    def lacks(self, name: object) -> bool:
+        """Whether the client left a required field out."""
+        return self.missing is not None and any(each["field"] == name for each in self.missing.errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,71 +46,119 @@ class RowSchema:
     """What may be written to a table, by whom."""
 
     fields: tuple[ResourceField, ...]
-    create: type[BaseModel]
+    create: BodyModel
     """A client's new row."""
-    patch: type[BaseModel]
+    patch: BodyModel
     """A client's change of some columns."""
-    replace: type[BaseModel]
+    replace: BodyModel
     """A client's whole row in place of another."""
     insertable: type[BaseModel]
     """A new row after a before-hook: hooks may also set what clients may not."""
     updatable: type[BaseModel]
     """A change after a before-hook."""
+    replaceable: tuple[ResourceField, ...]
+    """What PUT sets, whether it is given or not."""
     key: ResourceField
     key_adapter: TypeAdapter[Any]
+    zoned: tuple[str, ...]
+    """The fields that hold moments in time."""
+    binary: tuple[str, ...]
 
     @classmethod
     def of(cls, name: str, fields: Iterable[ResourceField], key: ResourceField) -> RowSchema:
         """The schema of a table whose rows are told apart by `key`."""
         every = tuple(fields)
+        not_computed = [field for field in every if not field.computed]
         settable = [field for field in every if not field.generated]
-        others = [field for field in settable if field is not key]
-        columns = [field for field in every if field.column.computed is None]
+        changeable = [field for field in settable if field is not key and not field.is_key]
+        patch = _model(f"{name}Patch", changeable, optional=_always)
         return cls(
             fields=every,
-            create=_model(f"{name}Create", settable, optional=lambda field: field.has_default),
-            patch=_model(f"{name}Patch", others, optional=_always),
-            replace=_model(f"{name}Replace", others, optional=lambda field: field.has_default),
-            insertable=_model(f"{name}Insert", columns, optional=_always),
-            updatable=_model(f"{name}Update", columns, optional=_always),
+            create=BodyModel(
+                _model(f"{name}Create", settable, optional=_has_default),
+                _model(f"{name}Draft", settable, optional=_always),
+            ),
+            patch=BodyModel(patch, patch),
+            replace=BodyModel(_model(f"{name}Replace", changeable, optional=_has_default), patch),
+            insertable=_model(f"{name}Insert", not_computed, optional=_has_default),
+            updatable=_model(
+                f"{name}Update",
+                [field for field in not_computed if field is not key and not field.is_key],
+                optional=_always,
+            ),
+            replaceable=tuple(changeable),
             key=key,
             key_adapter=TypeAdapter(key.type),
+            zoned=tuple(field.name for field in every if _is_zoned(field)),
+            binary=tuple(field.name for field in every if isinstance(field.column.type, LargeBinary)),
         )
 
     def read_key(self, text: str) -> Any:
         """The key that a path names; 404 where it can't be one."""
         try:
-            return self.key_adapter.validate_strings(text)
+            key = self.key_adapter.validate_strings(text)
         except ValidationError as error:
             raise Problem(404, "there is no such row") from error
+        if isinstance(key, int) and str(key) != text:  # a row has one path, and not 1_0, 1.0 and +1 as well
+            raise Problem(404, "there is no such row")
+        return key
 
-    def from_client(self, model: type[BaseModel], body: Mapping[str, Any]) -> Validated:
-        """What a client sent, checked; 422 with each field's error where it isn't valid."""
-        # As JSON, so that dates, UUIDs and binaries are read from text.
+    def from_client(self, model: BodyModel, body: Mapping[str, Any], *, hooked: bool) -> Body:
+        """What a client sent, checked; 422 with each field's error where it isn't valid.
+
+        With a before-hook, which may supply required fields (an owner, say), missing ones are not yet an error.
+        """
+        # As JSON, so that dates, UUIDs and binaries are read from text; strictly, so that "1" is no number.
+        data = to_json(body)
         try:
-            return _given(model.model_validate_json(to_json(body)))
+            return Body(_given(model.whole.model_validate_json(data, strict=True)))
         except ValidationError as error:
-            raise invalid(error) from error
+            problem = invalid(error)
+            if not hooked or any(each["type"] != "missing" for each in error.errors(include_url=False)):
+                raise problem from error
+        return Body(_given(model.partial.model_validate_json(data, strict=True)), problem)
 
     def from_hook(self, model: type[BaseModel], data: Mapping[str, Any]) -> Validated:
-        """What a before-hook returned, checked as strictly as what a client sends."""
+        """What a before-hook made of it, checked again; 422 where it isn't valid."""
         try:
             return _given(model.model_validate(dict(data)))
         except ValidationError as error:
             raise invalid(error) from error
 
-    def with_defaults(self, data: Validated) -> dict[str, Any]:
-        """A whole row for PUT: every writable column that was left out goes back to its default."""
-        row = dict(data)
-        for field in self.fields:
-            if field is not self.key and not field.generated and field.name not in row:
-                row[field.name] = _default_of(field)
-        return row
-
     def for_database(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Values by column, as SQLAlchemy takes them."""
         by_name = {field.name: field for field in self.fields}
         return {by_name[name].column.key: _sql_value(by_name[name], value) for name, value in data.items()}
+
+    def row_of(self, found: RowMapping) -> dict[str, Any]:
+        """A row as hooks see it."""
+        row: dict[str, Any] = {**found}
+        for name in self.zoned:
+            moment = row[name]
+            # SQLite has no time zones. What is written there through a resource is in UTC.
+            if isinstance(moment, dt.datetime) and moment.tzinfo is None:
+                row[name] = moment.replace(tzinfo=dt.UTC)
+        return row
+
+    def to_json(self, row: Mapping[str, Any]) -> bytes:
+        """A row as clients see it."""
+        return _json(self._presented(row))
+
+    def page_to_json(self, page: Mapping[str, Any]) -> bytes:
+        """A page with its rows in ``items``."""
+        return _json({**page, "items": [self._presented(row) for row in page["items"]]})
+
+    def _presented(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self.binary:
+            return row
+        # The standard alphabet, which every client's decoder takes.
+        given = [name for name in self.binary if row[name] is not None]
+        return {**row, **{name: b64encode(row[name]).decode() for name in given}}
+
+
+def _json(value: Any) -> bytes:
+    # JSON has no NaN, and an answer must never fail for a value: its row is committed by then.
+    return to_json(value, bytes_mode="base64", inf_nan_mode="null", fallback=str)
 
 
 def _model(
@@ -110,27 +176,17 @@ def _always(_field: ResourceField) -> bool:
     return True
 
 
+def _has_default(field: ResourceField) -> bool:
+    return field.has_default
+
+
 def _given(model: BaseModel) -> Validated:
     named = type(model).model_fields
     return {str(named[name].alias): getattr(model, name) for name in model.model_fields_set}
 
 
-def _default_of(field: ResourceField) -> Any:
-    default, server_default = field.column.default, field.column.server_default
-    if default is not None:
-        argument: Any = getattr(default, "arg", None)
-        return argument(None) if callable(argument) and not isinstance(argument, ClauseElement) else argument
-    if server_default is not None:
-        return _server_default(server_default)
-    return None
-
-
-def _server_default(server_default: Any) -> Any:
-    argument = server_default.arg
-    if isinstance(argument, ClauseElement):
-        return argument
-    quoted: Any = literal_column("'" + str(argument).replace("'", "''") + "'")  # pyright: ignore[reportUnknownVariableType]
-    return quoted
+def _is_zoned(field: ResourceField) -> bool:
+    return isinstance(field.column.type, DateTime) and field.column.type.timezone
 
 
 def _sql_value(field: ResourceField, value: Any) -> Any:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, String, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.functions import FunctionElement
 
 __all__ = ["create_outbox_tables", "database_time", "metadata", "outbox_table"]
 
 metadata = MetaData()
 """Holds ``concave_outbox``. Give it to Alembic beside your own: ``target_metadata = [Base.metadata, metadata]``."""
+
+CREATION_LOCK = 0x636F_6E63_6176_65
+"""PostgreSQL's advisory lock of those who create the table: "concave" in ASCII."""
 
 
 class database_time(FunctionElement[float]):  # noqa: N801  (a SQL function, named as one)
@@ -39,13 +43,20 @@ outbox_table = Table(
     Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("id", String(200), nullable=False, unique=True),
     Column("payload", Text, nullable=False),
+    # The store that a trigger's own scheduler adds to; NULL for whichever is the default of who relays it.
+    Column("destination", Text, nullable=True),
     Column("created_at", Float, nullable=False),
     # Why a row can't be relayed, if it can't: it is kept for a person to look at, and no longer tried.
     Column("broken", Text, nullable=True),
+    # Without it SQLite would number from 1 again whenever the outbox has run empty.
+    sqlite_autoincrement=True,
 )
 
 
 async def create_outbox_tables(engine: AsyncEngine) -> None:
-    """Create the outbox's table where it doesn't exist yet."""
+    """Create the outbox's table where it doesn't exist yet. Any number of processes may do so at once."""
     async with engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
+        if engine.dialect.name == "postgresql":
+            # There, IF NOT EXISTS alone fails for one of two who look at the same time.
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CREATION_LOCK})
+        await connection.execute(CreateTable(outbox_table, if_not_exists=True))

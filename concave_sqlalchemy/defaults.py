@@ -1,0 +1,54 @@
+"""A column's default outside of an INSERT, where no database will fill it in: what PUT needs for columns left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, DefaultClause, Sequence, String, literal, text
+
+from concave_sqlalchemy.fields import ResourceField
+
+__all__ = ["defaults_of"]
+
+
+def defaults_of(fields: Iterable[ResourceField], given: Mapping[str, Any], *, dialect: str) -> dict[str, Any]:
+    """The defaults of those `fields` that aren't `given`, by field name: values or SQL expressions."""
+    row = dict(given)
+    defaults: dict[str, Any] = {}
+    for field in fields:
+        # A column with `onupdate` is set by the UPDATE itself.
+        if field.name not in given and field.column.onupdate is None and field.column.server_onupdate is None:
+            known, value = _default_of(field.column, row, dialect)
+            if known:
+                defaults[field.name] = row[field.name] = value
+    return defaults
+
+
+@dataclass(frozen=True, slots=True)
+class _Execution:
+    """What SQLAlchemy hands to a default that takes its execution context, as far as one exists here."""
+
+    current_parameters: Mapping[str, Any]
+
+    def get_current_parameters(self, isolate_multiinsert_params: bool = True) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002  (SQLAlchemy's signature)
+        return dict(self.current_parameters)
+
+
+def _default_of(column: Column[Any], row: Mapping[str, Any], dialect: str) -> tuple[bool, Any]:
+    """Whether there is a default to be known, and which."""
+    if isinstance(column.default, Sequence):
+        return True, column.default.next_value()
+    default: Any = column.default
+    if default is not None:
+        return True, default.arg(_Execution(row)) if default.is_callable else default.arg
+    if column.server_default is None:
+        return True, None
+    if dialect != "sqlite":
+        return True, text("DEFAULT")
+    # SQLite has no such word. A default that SQLAlchemy doesn't know (of a trigger, say) is left alone.
+    if not isinstance(column.server_default, DefaultClause):
+        return False, None
+    argument: Any = column.server_default.arg
+    return True, literal(argument, String()) if isinstance(argument, str) else argument

@@ -1,0 +1,83 @@
+"""A submission as the JSON of an outbox row, and back. Nothing is ever unpickled, and nothing is trusted."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json, to_json
+
+from concave.store.records import Debounce, NewTask, Retention
+
+__all__ = ["MalformedError", "NewerError", "decode", "encode"]
+
+VERSION = 1
+
+Micros: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+
+
+class MalformedError(ValueError):
+    """Not a submission, and never will be one."""
+
+
+class NewerError(ValueError):
+    """Written by newer code than this, which a process that runs it will read."""
+
+
+class _Payload(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    v: int = VERSION
+    id: Text
+    name: Text
+    input: Text
+    priority: Annotated[int, Field(ge=0, le=100)]
+    delay: Micros
+    at: int | None
+    max_attempts: Annotated[int, Field(ge=1)]
+    max_crashes: Annotated[int, Field(ge=1)]
+    idempotency_key: str | None
+    debounce: tuple[Text, Micros, Micros | None] | None
+    retention: tuple[Micros, Micros, Micros, Micros]
+
+
+def encode(task: NewTask) -> str:
+    """A submission as JSON. Its input stays the text that it is: decoding it would rewrite numbers."""
+    return to_json({"v": VERSION, **task._asdict(), "input": task.input.decode()}).decode()
+
+
+def decode(task_id: str, payload: str) -> NewTask:
+    """The submission of the row `task_id`. Raises `MalformedError`, or `NewerError`."""
+    if (version := _version_of(payload)) > VERSION:
+        raise NewerError(f"written by newer code than this (version {version})")
+    try:
+        found = _Payload.model_validate_json(payload)
+        from_json(found.input, allow_inf_nan=False)
+    except ValidationError as error:
+        raise MalformedError(_described(error)) from error
+    except ValueError as error:
+        raise MalformedError(f"input: {error}") from error
+    if found.id != task_id:
+        raise MalformedError(f"it holds the submission of another row, {found.id!r}")
+    fields = found.model_dump(exclude={"v", "input", "debounce", "retention"})
+    return NewTask(
+        **fields,
+        input=found.input.encode(),
+        debounce=None if found.debounce is None else Debounce(*found.debounce),
+        retention=Retention(*found.retention),
+    )
+
+
+def _version_of(payload: str) -> int:
+    try:
+        version = from_json(payload).get("v", VERSION)
+    except (ValueError, AttributeError):
+        return VERSION  # not for this to say
+    return version if isinstance(version, int) else VERSION
+
+
+def _described(error: ValidationError) -> str:
+    """What is wrong, without the values: those may be secrets."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'payload'}: {each['msg']}" for each in found[:10])

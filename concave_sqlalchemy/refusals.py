@@ -1,0 +1,44 @@
+"""What a database refuses, as a problem that names no SQL; the log has it in full."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
+
+from concave_sqlalchemy.problems import Problem, conflict
+
+__all__ = ["database_errors"]
+
+log = logging.getLogger("concave.resource")
+
+
+@contextmanager
+def database_errors() -> Generator[None]:
+    """409 for a violated constraint, 422 for a value that doesn't fit, 503 for a database that is busy."""
+    try:
+        yield
+    except IntegrityError as error:
+        log.info("a constraint was violated: %s", error.orig)
+        raise conflict() from error
+    except OperationalError as error:
+        if "locked" not in str(error.orig):
+            raise
+        raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from error
+    except StatementError as error:
+        if not _is_about_a_value(error):
+            raise
+        log.info("a value was refused by the database: %s", error.orig)
+        raise Problem(422, "the database refuses a value") from error
+
+
+def _is_about_a_value(error: StatementError) -> bool:
+    """Whether it was sent and refused as data (SQLSTATE 22…), or could not even be sent as what its column holds."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error.orig, ValueError | OverflowError)
+    if str(getattr(error.orig, "sqlstate", None) or "").startswith("22"):
+        return True
+    # asyncpg's own checks, before anything is sent.
+    return isinstance(getattr(error.orig, "__cause__", None), ValueError)

@@ -1,0 +1,63 @@
+"""One writing request: its transaction, what its hooks are told, and the tasks that commit with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import Request
+
+from concave.hooks import HookContext
+from concave.tasks.defaults import get_task_scheduler
+from concave.tasks.define import TaskDefinition
+from concave.tasks.options import Duration
+from concave.tasks.scheduler import TaskScheduler
+from concave.tasks.submission import submission
+from concave_sqlalchemy.outbox import Outbox
+from concave_sqlalchemy.relay import Submission
+
+__all__ = ["Write"]
+
+
+class Write:
+    """From BEGIN to COMMIT, and a little longer: hooks may hold on to their context."""
+
+    def __init__(
+        self, session: AsyncSession, outbox: Outbox, *, user: Any, request: Request, resource: str
+    ) -> None:
+        self.session = session
+        self.submissions: list[Submission] = []
+        self.ctx = HookContext(
+            user=user, request=request, session=session, resource=resource, enqueue=self._enqueue
+        )
+        self._outbox = outbox
+        self._flushed = False
+        self._open = True
+
+    async def flush(self) -> None:
+        """Write the tasks: the last statement before the commit."""
+        self._flushed = True
+        await self._outbox.write(self.session, self.submissions)
+
+    def close(self) -> None:
+        """The transaction is over, or about to be."""
+        self._open = False
+
+    async def _enqueue(
+        self,
+        task: TaskDefinition[Any, Any],
+        input: Any,
+        *,
+        delay: Duration | None,
+        scheduler: TaskScheduler | None,
+    ) -> str:
+        """Into the transaction while there is one. After it, straight to a scheduler, which has it when this returns."""
+        new = submission(task, input, delay=delay)
+        if self._open and not self._flushed:
+            self.submissions.append(Submission(new, scheduler))
+            return new.id
+        if self._open:
+            raise RuntimeError(
+                "the transaction is being committed: enqueue in a hook, or once it has committed"
+            )
+        return await (scheduler or get_task_scheduler()).submit_one(new)
