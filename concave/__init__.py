@@ -22,6 +22,7 @@ from concave.kv import create_kv
 from concave.lifespan import Schedule, TaskLifespan, task_lifespan
 from concave.middleware import TaskMiddleware
 from concave.tasks import (
+    DeadLetterEntry,
     DebounceConfig,
     RetentionConfig,
     RetryConfig,
@@ -44,6 +45,7 @@ from concave.triggers import TaskTrigger, create_task_trigger_hooks
 __all__ = [
     "ConcaveError",
     "ConfigurationError",
+    "DeadLetterEntry",
     "DebounceConfig",
     "Discard",
     "HookContext",

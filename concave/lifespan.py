@@ -12,6 +12,7 @@ from typing import Any
 from concave.clock import seconds
 from concave.errors import ConfigurationError, StoreError
 from concave.kv import KV, kv_from_url
+from concave.tasks.alerts import DeadLetterAlerts, OnDeadLetter, checked_callback
 from concave.tasks.defaults import Defaults, announced_outboxes, restore_defaults, use_defaults
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import Duration
@@ -61,6 +62,7 @@ class TaskLifespan:
     shutdown_grace: float
     sweep_interval: float
     inner: AppLifespan | None
+    on_dead_letter: OnDeadLetter | None
     prefix: str
     worker_options: Mapping[str, Any]
 
@@ -119,6 +121,10 @@ class TaskLifespan:
             announced_outboxes, defaults.scheduler.submit, interval=self.sweep_interval, clock=kv.clock
         )
         stack.push_async_callback(sweeper.stop)
+        if self.on_dead_letter is not None:
+            alerts = DeadLetterAlerts(kv, self.on_dead_letter)
+            stack.push_async_callback(alerts.stop)
+            await alerts.start()
         workers = [
             create_task_worker(kv, defaults.registry, state=state, sweeps=False, **self.worker_options)
             for _ in range(self.workers)
@@ -151,6 +157,7 @@ def task_lifespan(
     heartbeat: Duration = 10.0,
     task_types: Sequence[str] | None = None,
     sweep_interval: Duration = 5.0,
+    on_dead_letter: OnDeadLetter | None = None,
 ) -> TaskLifespan:
     """A lifespan that runs tasks in the web process.
 
@@ -159,7 +166,8 @@ def task_lifespan(
     with `concurrency` tasks at a time; 0 for a process that only serves the web. `shutdown_grace`: seconds that running
     tasks get at the end, before they are handed back. `lifespan`: the app's own, entered after the connection is open and
     left after the workers have stopped; what it yields is also the handlers' ``ctx.state``. `prefix`: the namespace in the
-    store. `sweep_interval`: seconds between looks at the outboxes. The others are those of `create_task_worker`.
+    store. `sweep_interval`: seconds between looks at the outboxes. `on_dead_letter` is
+    called, in one of the processes that run it, for each task that dies; also with ``workers=0``. The others are those of `create_task_worker`.
 
     While it runs, its scheduler and registry are the process-wide default. It installs no signal handler. Entering it
     raises `StoreUnavailableError` where the store can't be reached.
@@ -180,6 +188,7 @@ def task_lifespan(
         shutdown_grace=seconds(shutdown_grace, "shutdown_grace"),
         sweep_interval=seconds(sweep_interval, "sweep_interval", minimum=0.01),
         inner=lifespan,
+        on_dead_letter=checked_callback(on_dead_letter),
         prefix=prefix,
         worker_options=options,
     )

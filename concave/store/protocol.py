@@ -35,6 +35,7 @@ from concave.store.records import (
     Claim,
     Claimed,
     Due,
+    Extended,
     Fired,
     Lease,
     NewTask,
@@ -45,10 +46,14 @@ from concave.store.records import (
     TaskRecord,
 )
 
-__all__ = ["WORK", "Listener", "Locks", "Schedules", "Store", "abort_topic", "done_topic"]
+__all__ = ["DEAD", "WORK", "Listener", "Locks", "Schedules", "Store", "abort_topic", "done_topic"]
 
 WORK = "work"
 """A message here is the name of a task that may now be claimed, or is due earlier than any before it."""
+
+
+DEAD = "dead"
+"""A message here is the id of a task that has just died."""
 
 
 def done_topic(task_id: str) -> str:
@@ -167,8 +172,12 @@ class Store(Protocol):
         """Carry out decisions about leased tasks, then claim, in one step."""
         ...
 
-    async def extend(self, leases: Sequence[Lease], duration: Micros) -> list[bool]:
-        """Let leases run for `duration` from now. False: no longer held, someone else may be running it."""
+    async def extend(self, leases: Sequence[Lease], duration: Micros) -> list[Extended]:
+        """Let leases run for `duration` from now, and learn what became of each.
+
+        "lost": it is no longer held, and someone else may be running its task. "aborted": it runs on, and `abort` was
+        called for its task: a message may be lost, this isn't.
+        """
         ...
 
     async def reap(self) -> int:

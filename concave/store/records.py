@@ -144,6 +144,10 @@ class Lease(NamedTuple):
     suspect: bool = False
 
 
+Extended = Literal["held", "aborted", "lost"]
+"""What became of a lease that was to be extended: it runs on; so it does, but its task is to be stopped; it is no more."""
+
+
 class Claimed(NamedTuple):
     """What a claim found. `idle_for`: when it found less than it wanted, how long until something known falls due."""
 

@@ -96,10 +96,12 @@ class Heartbeat:
         if not runs:
             return
         await self._kv.connect()
-        held = await self._kv.store.extend([run.lease for run in runs], round(self._lease * 1_000_000))
-        for run, still_held in zip(runs, held, strict=True):
-            if not still_held:
+        extended = await self._kv.store.extend([run.lease for run in runs], round(self._lease * 1_000_000))
+        for run, outcome in zip(runs, extended, strict=True):
+            if outcome == "lost":
                 call_on(self._loop, self._runs.lose, run)
+            elif outcome == "aborted":  # the message that says so at once may have been lost
+                call_on(self._loop, run.stop, "cancelled", "cancelled")
 
     def _to_renew(self) -> list[Run]:
         """The runs whose leases go on, by whether the worker's loop has answered since the last beat."""

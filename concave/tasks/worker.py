@@ -18,6 +18,7 @@ from concave.errors import StoreError
 from concave.kv.protocol import KV
 from concave.store.protocol import WORK, abort_topic
 from concave.store.records import NOTHING_CLAIMED, Claim, Claimed, ClaimNames, Lease, Release
+from concave.tasks.alerts import DeadLetterAlerts, OnDeadLetter
 from concave.tasks.context import Report
 from concave.tasks.defaults import announced_outboxes
 from concave.tasks.heartbeat import Heartbeat
@@ -57,6 +58,7 @@ class TaskWorker:
         task_types: frozenset[str] | None,
         state: Any,
         sweeps: bool,
+        on_dead_letter: OnDeadLetter | None,
     ) -> None:
         self.id = id
         self._kv = kv
@@ -68,6 +70,7 @@ class TaskWorker:
         self._task_types = task_types
         self._state = state
         self._sweeps = sweeps
+        self._on_dead_letter = on_dead_letter
         self._status: WorkerStatus = "stopped"
         self._stopping = False
         self._control = asyncio.Lock()
@@ -120,6 +123,10 @@ class TaskWorker:
         for topic, notify in ((WORK, self._on_work), (abort_topic(self.id), self._on_abort)):
             listener = await self._kv.store.listen(topic, notify)
             resources.push_async_callback(listener.close)
+        if self._on_dead_letter is not None:
+            alerts = DeadLetterAlerts(self._kv, self._on_dead_letter)
+            resources.push_async_callback(alerts.stop)
+            await alerts.start()
         if self._sweeps:
             submit = TaskScheduler(self._kv).submit
             sweeper = Sweeper(announced_outboxes, submit, interval=SWEEP_INTERVAL, clock=self._kv.clock)

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 from concave.clock import seconds
 from concave.errors import ConfigurationError
 from concave.kv.protocol import KV
+from concave.tasks.alerts import OnDeadLetter, checked_callback
 from concave.tasks.options import Duration, at_least_one, micros
 from concave.tasks.registry import TaskRegistry
 from concave.tasks.worker import TaskWorker
@@ -28,6 +29,7 @@ class WorkerOptions(TypedDict, total=False):
     task_types: Sequence[str] | None
     state: Any
     sweeps: bool
+    on_dead_letter: OnDeadLetter | None
 
 
 def create_task_worker(
@@ -42,6 +44,7 @@ def create_task_worker(
     task_types: Sequence[str] | None = None,
     state: Any = None,
     sweeps: bool = True,
+    on_dead_letter: OnDeadLetter | None = None,
 ) -> TaskWorker:
     """A worker that is yet to be started.
 
@@ -49,6 +52,8 @@ def create_task_worker(
     `heartbeat`: seconds between renewals; less than half of `lock_ttl`. `poll_interval`: the longest an idle worker
     goes without a look, should a wake-up be lost. `task_types`: names to take; all registered ones by default. `state`
     is handed to handlers as ``ctx.state``. `sweeps`: whether it also relays what the outboxes of this process still hold.
+    `on_dead_letter`, ``async`` or not, is called with the `DeadLetterEntry` of each task that dies meanwhile, whichever
+    worker it died on; of several processes that have a callback one calls it. What it raises is logged.
 
     Raises `ConfigurationError` for an option that can't be.
     """
@@ -69,6 +74,7 @@ def create_task_worker(
         task_types=None if task_types is None else frozenset(task_types),
         state=state,
         sweeps=sweeps,
+        on_dead_letter=checked_callback(on_dead_letter),
     )
 
 
@@ -85,8 +91,8 @@ async def start_task_workers(
         own = options.copy()
         if given := options.get("id"):
             own["id"] = f"{given}-{number + 1}"
-        # One of them sweeps: they share the process's outboxes.
-        own["sweeps"] = number == 0 and options.get("sweeps", True)
+        if number > 0:  # what is done once for all workers of a process, the first one does
+            own["sweeps"], own["on_dead_letter"] = False, None
         workers.append(create_task_worker(kv, registry, **own))
     async with AsyncExitStack() as stack:
         for worker in workers:

@@ -226,7 +226,7 @@ class ClaimingSuite:
         while more := await take(store, limit=9000):
             leases += more
         assert ids_of(leases) == ids
-        assert await store.extend(leases, LEASE) == [True] * 9000
+        assert await store.extend(leases, LEASE) == ["held"] * 9000
         await complete_all(store, leases, Complete(b"1"))
         assert await take(store) == []
 

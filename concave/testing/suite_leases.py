@@ -34,7 +34,7 @@ class LeasesSuite:
         lease = await take_one(store)
         for _ in range(5):
             clock.advance_micros(LEASE - 1)
-            assert await store.extend([lease], LEASE) == [True]
+            assert await store.extend([lease], LEASE) == ["held"]
             assert await store.reap() == 0
             assert await take(store) == []
         clock.advance_micros(LEASE - 1)
@@ -45,7 +45,7 @@ class LeasesSuite:
     async def test_a_lease_may_be_extended_by_less_than_it_had(self, store: Store, clock: FakeClock) -> None:
         await add(store)
         lease = await take_one(store)
-        assert await store.extend([lease], SECOND) == [True]
+        assert await store.extend([lease], SECOND) == ["held"]
         clock.advance(1)
         assert await store.reap() == 1
 
@@ -61,7 +61,7 @@ class LeasesSuite:
         again = await take(store, suspects=2)
         unknown = held._replace(task=held.task._replace(id="unknown"))
         assert await store.extend([lost, held, completed, released, unknown, *again], LEASE) == [
-            False, True, False, False, False, True, True,
+            "lost", "held", "lost", "lost", "lost", "held", "held",
         ]  # fmt: skip
         assert await store.extend([], LEASE) == []
 
@@ -146,6 +146,15 @@ class LeasesSuite:
         assert await status_of(store, first) == "running"
         await listener.close()
         await unconcerned.close()
+
+    async def test_who_extends_an_aborted_lease_learns_of_it(self, store: Store) -> None:
+        first, _ = await store.add(new_tasks(2))
+        leases = await take(store)
+        await store.abort(first)
+        for _ in range(2):
+            assert await store.extend(leases, LEASE) == ["aborted", "held"]
+        assert await settle(store, leases[0], Release())
+        assert await store.extend([await take_one(store)], LEASE) == ["held"]
 
     async def test_only_what_runs_can_be_aborted(self, store: Store) -> None:
         task_id = await add(store)

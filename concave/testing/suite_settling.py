@@ -155,7 +155,7 @@ class SettlingSuite:
         for decision in DECISIONS:
             assert not await settle(store, old, decision)
         assert not await store.report(old, b"1")
-        assert await store.extend([old], LEASE) == [False]
+        assert await store.extend([old], LEASE) == ["lost"]
         assert await record_of(store, task_id) == before
         assert await take(store) == []
         assert await settle(store, new, Complete(b"1"))

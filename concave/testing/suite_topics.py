@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from concave.store.protocol import WORK, Store, done_topic
+from concave.store.protocol import DEAD, WORK, Store, done_topic
 from concave.store.records import Cancel, Complete, Decision, Die, Failure, Release, Retry, Settlement
 from concave.testing.clock import FakeClock
 from concave.testing.suite_support import (
@@ -150,6 +150,21 @@ class TopicsSuite:
             clock.advance(30)
             await store.reap()
             await heard.until(crashed.task.id)
+
+    async def test_every_death_is_told(self, store: Store, clock: FakeClock) -> None:
+        await store.add(new_tasks(3, max_crashes=1))
+        died, crashed, completed = await take(store)
+        messages: list[str | None] = []
+        listener = await store.listen(DEAD, messages.append)
+        async with _hearing(store, DEAD) as heard:
+            await settle(store, completed, Complete(b"1"))
+            await settle(store, died, Die("x", None))
+            await heard.until(died.task.id)
+            clock.advance(31)
+            await store.reap()
+            await heard.until(crashed.task.id)
+        assert set(messages) <= {None, died.task.id, crashed.task.id}
+        await listener.close()
 
     async def test_all_ends_in_one_step_are_told(self, store: Store) -> None:
         ids = await store.add(new_tasks(3))

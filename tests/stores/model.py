@@ -14,6 +14,7 @@ from concave.store.records import (
     Complete,
     Decision,
     Die,
+    Extended,
     Failure,
     Lease,
     NewTask,
@@ -224,11 +225,12 @@ class Model:
         task = self.tasks.get(lease.task.id)
         return task if task and task.run and task.run.token == lease.token else None
 
-    def extend(self, lease: Lease, duration: int) -> bool:
+    def extend(self, lease: Lease, duration: int) -> Extended:
         task = self.held(lease)
-        if task and task.run:
-            task.run.deadline = self.now + duration
-        return task is not None
+        if task is None or task.run is None:
+            return "lost"
+        task.run.deadline = self.now + duration
+        return "aborted" if task.run.abort else "held"
 
     def report(self, lease: Lease, progress: bytes) -> bool:
         task = self.held(lease)

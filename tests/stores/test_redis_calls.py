@@ -111,7 +111,7 @@ async def test_a_server_that_forgot_its_scripts_is_told_again(server: RedisServe
             await client.script_flush()
             lease = await take_one(store)
             await client.script_flush()
-            assert await store.extend([lease], LEASE) == [True]
+            assert await store.extend([lease], LEASE) == ["held"]
             await client.script_flush()
             assert await settle(store, lease, Complete(b"1"))
             await client.script_flush()

@@ -18,6 +18,7 @@ from concave import (
 )
 from concave.kv import KV
 from concave.store.records import Complete, Settlement
+from concave.tasks import TaskWorker
 from tests.tasks.support import (
     ScriptedKV,
     WatchedClock,
@@ -336,3 +337,22 @@ async def test_a_heart_that_cannot_start_lets_nothing_start(
     await worker.start()
     assert worker.get_stats().status == "running"
     await worker.stop()
+
+
+async def test_the_heart_hears_of_an_abort_whose_message_was_lost(
+    timed_kv: KV, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TaskWorker, "_on_abort", lambda self, task_id: None)  # no message ever reaches it
+    spied, scheduler, begun = ScriptedKV(timed_kv), TaskScheduler(timed_kv), asyncio.Event()
+
+    @define_task(name="endless")
+    async def endless(ctx: TaskContext) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with working(spied, endless):
+        task_id = await scheduler.enqueue(endless)
+        await begun.wait()
+        assert await scheduler.cancel(task_id, running=True)
+        await beats(clock, spied, 1)
+        assert (await ended(timed_kv, task_id)).status == "cancelled"

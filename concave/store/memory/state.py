@@ -11,7 +11,7 @@ from concave.store.memory.entry import WAITING, Entry
 from concave.store.memory.expiries import Expiries
 from concave.store.memory.lanes import Lanes
 from concave.store.memory.listeners import Topics
-from concave.store.protocol import WORK, abort_topic, done_topic
+from concave.store.protocol import DEAD, WORK, abort_topic, done_topic
 from concave.store.records import (
     DAY,
     MAX_FAILURES,
@@ -21,6 +21,7 @@ from concave.store.records import (
     Complete,
     Decision,
     Die,
+    Extended,
     Failure,
     Lease,
     NewTask,
@@ -159,13 +160,13 @@ class State:
         entry = self.entries.get(lease.task.id)
         return entry if entry is not None and entry.token == lease.token else None
 
-    def extend(self, lease: Lease, deadline: Micros) -> bool:
+    def extend(self, lease: Lease, deadline: Micros) -> Extended:
         entry = self.held(lease)
         if entry is None:
-            return False
+            return "lost"
         entry.deadline = deadline
         heapq.heappush(self._deadlines, (deadline, next(self._order), entry))
-        return True
+        return "aborted" if entry.abort else "held"
 
     def abort(self, task_id: str) -> bool:
         entry = self.entries.get(task_id)
@@ -292,6 +293,8 @@ class State:
                 lasting = retention.key if status == "completed" else retention.dead
                 self._expiries.at(now + lasting, self._free_key, key, task_id)
         self.topics.publish(done_topic(task_id), task_id)
+        if status == "dead":
+            self.topics.publish(DEAD, task_id)
 
     def _free_key(self, key: KeyOf, task_id: str) -> None:
         if self._held_keys.get(key) == task_id:

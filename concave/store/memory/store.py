@@ -19,6 +19,7 @@ from concave.store.records import (
     NOTHING_CLAIMED,
     Claim,
     Claimed,
+    Extended,
     Lease,
     NewTask,
     Query,
@@ -65,7 +66,7 @@ class MemoryStore:
             self._state.tell_of_room({lease.task.name for lease, _ in settlements}, claim)
             return Settled(accepted, claimed)
 
-    async def extend(self, leases: Sequence[Lease], duration: Micros) -> list[bool]:
+    async def extend(self, leases: Sequence[Lease], duration: Micros) -> list[Extended]:
         with self._lock:
             deadline = self._tick() + duration
             return [self._state.extend(lease, deadline) for lease in leases]

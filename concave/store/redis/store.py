@@ -12,6 +12,7 @@ from concave.store.records import (
     Claim,
     Claimed,
     ClaimNames,
+    Extended,
     Lease,
     NewTask,
     Query,
@@ -97,13 +98,14 @@ class RedisStore:
         accepted += [mark == ACCEPTED for mark in marks]
         return Settled(accepted, _claimed(claimed, claim, int(now))) if claim else Settled(accepted)
 
-    async def extend(self, leases: Sequence[Lease], duration: Micros) -> list[bool]:
-        held: list[bool] = []
+    async def extend(self, leases: Sequence[Lease], duration: Micros) -> list[Extended]:
+        extended: list[Extended] = []
         for start in range(0, len(leases), LARGEST_STEP):
             step = leases[start : start + LARGEST_STEP]
             rows = pack([[lease.task.id, lease.token, lease.task.name] for lease in step])
-            held += [mark == ACCEPTED for mark in await self._scripts.call_again("extend", rows, duration)]
-        return held
+            marks = await self._scripts.call_again("extend", rows, duration)
+            extended.extend(EXTENDED[mark] for mark in marks)
+        return extended
 
     async def reap(self) -> int:
         return int(await self._scripts.call("reap"))
@@ -177,6 +179,7 @@ class RedisStore:
 
 
 ACCEPTED = ord("1")
+EXTENDED: dict[int, Extended] = {ord("0"): "lost", ord("1"): "held", ord("2"): "aborted"}
 
 
 def _packed_claim(claim: Claim) -> bytes:

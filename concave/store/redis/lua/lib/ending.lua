@@ -130,6 +130,7 @@ local function finish(id, record, status, reason, run)
   if status == 'd' then
     call('ZADD', P .. 'dead', now, id)
     keep_for(P .. 'dead', kept)
+    publish('dead', id)
   end
   settle_keys(id, spec[1], spec[6], spec[7], status == 'd' and kept or 0)
   if kept < DAY then
