@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgpack import Unpacker, packb
@@ -81,9 +82,33 @@ def _task(new: NewTask) -> list[Any]:
     ]
 
 
-def packed_settlements(settlements: list[Settlement]) -> bytes:
-    """Decisions as settle.lua takes them."""
-    return pack([_settlement(lease.task, lease.token, decision) for lease, decision in settlements])
+def packed_settlements(settlements: Sequence[Settlement]) -> tuple[bytes, bytes, list[int]]:
+    """Decisions as settle.lua takes them: completions in columns, others in rows; and which of them comes where."""
+    groups: dict[tuple[str, Micros], tuple[list[int], list[Any]]] = {}
+    rows: list[Any] = []
+    row_indexes: list[int] = []
+    in_rows: set[str] = set()
+    for index, (lease, decision) in enumerate(settlements):
+        task = lease.task
+        # Columns are carried out before rows: of two decisions about one task the first counts, so they stay in order.
+        keyless = task.idempotency_key is None and task.debounce_key is None
+        if type(decision) is Complete and keyless and task.id not in in_rows:
+            kept = task.retention.completed
+            group = groups.get((task.name, kept))
+            if group is None:
+                group = groups[task.name, kept] = ([], [task.name, kept, [], [], [], []])
+            indexes, (_, _, ids, tokens, created, results) = group
+            indexes.append(index)
+            ids.append(task.id)
+            tokens.append(lease.token)
+            created.append(str(task.created_at))
+            results.append(pack(decision.result))
+        else:
+            in_rows.add(task.id)
+            row_indexes.append(index)
+            rows.append(_settlement(task, lease.token, decision))
+    order = [index for indexes, _ in groups.values() for index in indexes]
+    return pack([columns for _, columns in groups.values()]), pack(rows), order + row_indexes
 
 
 def _settlement(task: TaskRecord, token: str, decision: Decision) -> list[Any]:
@@ -96,7 +121,7 @@ def _settlement(task: TaskRecord, token: str, decision: Decision) -> list[Any]:
                 "c",
                 pack(result),
                 kept.completed,
-                task.created_at,
+                str(task.created_at),
                 task.idempotency_key or False,
                 task.debounce_key or False,
                 kept.key,

@@ -92,10 +92,10 @@ class RedisStore:
             settlements = settlements[LARGEST_STEP:]
         wanted = _packed_claim(claim) if claim else b""
         caps = self._packed_caps(claim.names) if claim else b""
-        marks, now, *claimed = await self._scripts.call(
-            "settle", packed_settlements(list(settlements)), wanted, caps
-        )
-        accepted += [mark == ACCEPTED for mark in marks]
+        completions, others, order = packed_settlements(settlements)
+        marks, now, *claimed = await self._scripts.call("settle", completions, others, wanted, caps)
+        mark_of = dict(zip(order, marks, strict=True))
+        accepted += [mark_of[index] == ACCEPTED for index in range(len(settlements))]
         return Settled(accepted, _claimed(claimed, claim, int(now))) if claim else Settled(accepted)
 
     async def extend(self, leases: Sequence[Lease], duration: Micros) -> list[Extended]:

@@ -6,5 +6,5 @@ if not run then
   return 0
 end
 call('HSET', P .. 'abort', ARGV[2], '1')
-publish('abort:' .. cmsgpack.unpack(string.sub(run, 17))[1], ARGV[2])
+publish('abort:' .. run_of(run).worker, ARGV[2])
 return 1

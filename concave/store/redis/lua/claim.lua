@@ -2,7 +2,7 @@
 -- Lease what is due. ARGV[2]: msgpack [worker, limit, lease, nonce, suspects]. ARGV[3]: msgpack name -> cap, 0 for none.
 -- Returns the time of the leases, how long until something known falls due (-1: nothing is), then id, record, id, record …
 
-local reply = {string.format('%.0f', now)}
+local reply = {stamp}
 claim_into(reply, cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3]))
 tell_ended()
 return reply

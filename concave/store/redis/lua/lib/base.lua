@@ -12,7 +12,7 @@
 --   due                    zset    lanes of which d: isn't empty, by a time at or before their first
 --   l:<name>               zset    ids that run, by the end of their lease; its size counts against max_concurrency
 --   ldue                   zset    names of which l: isn't empty, by a time at or before their first
---   run                    hash    id -> nonce of the claim (16 bytes), msgpack [worker, started]
+--   run                    hash    id -> nonce of the claim (16 bytes), msgpack [worker, started], padding
 --   abort, prog            hash    id -> "1" for a run that is to stop; id -> progress
 --   x:<status>:<name>      zset    ids by creation: s scheduled, f failed, c completed, d dead, x cancelled
 --   e:<batch>              list    msgpack(expires, id, id …) of ended tasks; a batch is <status>:<kept>:<name>, so that its
@@ -48,6 +48,12 @@ else
   now = tonumber(ARGV[1])
 end
 
+-- The driver writes a number as an argument with 17 digits, slowly: a time that goes into many commands is written once.
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local stamp = whole(now)
 local DAY = 86400000000
 local MINUTE = 60000
 
@@ -77,6 +83,25 @@ local function split(record)
     error('not a record')
   end
   return head, spec, string.sub(record, offset + 1)
+end
+
+-- An entry of `run`. It is padded beyond the 64 bytes up to which Redis keeps a small hash as a list, in which each look is a
+-- walk.
+local function run_entry(nonce, worker)
+  return nonce .. pack({worker, now}, string.rep(' ', 64))
+end
+
+local runs_seen = {}
+
+-- What an entry of `run` says: its nonce, and [worker, started] packed. All tasks of a claim have the same one: taken apart once.
+local function run_of(entry)
+  local run = runs_seen[entry]
+  if not run then
+    local where = cmsgpack.unpack(string.sub(entry, 17))
+    run = {nonce = string.sub(entry, 1, 16), worker = where[1], started = where[2], packed = pack(where)}
+    runs_seen[entry] = run
+  end
+  return run
 end
 
 local function publish(channel, message)

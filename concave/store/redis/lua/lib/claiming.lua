@@ -17,7 +17,7 @@ local function crash(id, name)
     tell_of_room(name)
     return
   end
-  local where = run and cmsgpack.unpack(string.sub(run, 17)) or {'', 0}
+  local where = run and cmsgpack.unpack(run_of(run).packed) or {'', 0}
   head[5] = head[5] + 1
   head[7] = 1
   record = pack(head) .. rest
@@ -36,9 +36,9 @@ end
 -- Take back up to `limit` tasks whose leases ran out, of 50 names at most; how many.
 local function reap(limit)
   local reaped = 0
-  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'ldue', '-inf', now, 'LIMIT', 0, 50)) do
+  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'ldue', '-inf', stamp, 'LIMIT', 0, 50)) do
     local l = P .. 'l:' .. name
-    for _, id in ipairs(call('ZRANGEBYSCORE', l, '-inf', now, 'LIMIT', 0, limit - reaped)) do
+    for _, id in ipairs(call('ZRANGEBYSCORE', l, '-inf', stamp, 'LIMIT', 0, limit - reaped)) do
       crash(id, name)
       reaped = reaped + 1
     end
@@ -65,7 +65,7 @@ local function take(lane, wanted)
   if #ids < wanted or call('EXISTS', q) == 0 then
     call('ZREM', active, lane)
   else
-    call('ZADD', active, 'XX', now, lane)
+    call('ZADD', active, 'XX', stamp, lane)
   end
   return ids
 end
@@ -126,7 +126,7 @@ local function lease(name, ids, claim, run, found)
     keys[i] = P .. 't:' .. id
   end
   local records = call('MGET', unpack(keys))
-  local deadline, leases, runs = now + claim[3], {}, {}
+  local deadline, leases, runs = whole(now + claim[3]), {}, {}
   for i, id in ipairs(ids) do
     -- A record that is gone (a server that evicts, a restart without persistence) leaves nothing to run.
     if records[i] then
@@ -151,8 +151,8 @@ local function again(nonce, ids, reply)
   for _, id in ipairs(ids) do
     local run = call('HGET', P .. 'run', id)
     local record = call('GET', P .. 't:' .. id)
-    if run and record and string.sub(run, 1, 16) == nonce then
-      reply[time_at] = string.format('%.0f', cmsgpack.unpack(string.sub(run, 17))[2])
+    if run and record and run_of(run).nonce == nonce then
+      reply[time_at] = whole(run_of(run).started)
       reply[#reply + 1] = id
       reply[#reply + 1] = record
     end
@@ -171,7 +171,7 @@ local function claim_into(reply, claim, caps)
   end
   reply[#reply + 1] = -1
   local idle_at, all, found = #reply, {}, {}
-  local run = nonce .. pack({claim[1], now})
+  local run = run_entry(nonce, claim[1])
   local order, chosen = choose(claim[2], caps, claim[5])
   for name, ids in pairs(chosen) do
     if #ids > 0 then

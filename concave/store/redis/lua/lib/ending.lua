@@ -5,7 +5,7 @@ local ended, indexed = {}, false
 -- Drop the index entries of up to about `limit` tasks whose records have expired; how many.
 local function drop_expired(limit)
   local dropped = 0
-  for _, batch in ipairs(call('ZRANGEBYSCORE', P .. 'ended', '-inf', now, 'LIMIT', 0, 50)) do
+  for _, batch in ipairs(call('ZRANGEBYSCORE', P .. 'ended', '-inf', stamp, 'LIMIT', 0, 50)) do
     local e, status, name = P .. 'e:' .. batch, string.match(batch, '^(%a):%d+:(.*)$')
     local passed, next = 0, nil
     for _, entry in ipairs(call('LRANGE', e, 0, 99)) do
@@ -112,7 +112,7 @@ local function index_ended(status, name, kept, pairs_, ids)
   local x, e = P .. 'x:' .. status .. ':' .. name, P .. 'e:' .. batch
   call('ZADD', x, unpack(pairs_))
   call('RPUSH', e, pack(now + kept, unpack(ids)))
-  call('ZADD', P .. 'ended', 'NX', now + kept, batch)
+  call('ZADD', P .. 'ended', 'NX', whole(now + kept), batch)
   keep_for(x, kept)
   -- A day more, so that they outlast what they tell to drop.
   keep_for(e, kept + DAY)

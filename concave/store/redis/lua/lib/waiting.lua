@@ -8,6 +8,13 @@ local function lane_of(head, spec)
   return bucket_of(spec[2]) .. (head[5] > 0 and 's' or 'n') .. ':' .. spec[1]
 end
 
+-- A lane has something that is due: enter it, and tell idle workers if it had nothing before.
+local function activate(lane)
+  if call('ZADD', P .. 'a:' .. string.sub(lane, 1, 1), 'NX', stamp, lane) == 1 then
+    publish('work', string.sub(lane, 4))
+  end
+end
+
 -- Let a task wait under `status` ('s' or 'f') until it is due, and tell idle workers where it concerns them: its lane was
 -- empty, or nothing in it was due earlier.
 local function wait(id, lane, created, due, status)
@@ -21,9 +28,7 @@ local function wait(id, lane, created, due, status)
     return
   end
   call('ZADD', P .. 'q:' .. lane, created, id)
-  if call('ZADD', P .. 'a:' .. string.sub(lane, 1, 1), 'NX', now, lane) == 1 then
-    publish('work', name)
-  end
+  activate(lane)
 end
 
 local function leave_active_if_empty(lane)
@@ -60,9 +65,9 @@ end
 
 -- Move up to `limit` tasks that have fallen due into their lanes, of 50 lanes at most.
 local function promote(limit)
-  for _, lane in ipairs(call('ZRANGEBYSCORE', P .. 'due', '-inf', now, 'LIMIT', 0, 50)) do
+  for _, lane in ipairs(call('ZRANGEBYSCORE', P .. 'due', '-inf', stamp, 'LIMIT', 0, 50)) do
     local d, name = P .. 'd:' .. lane, string.sub(lane, 4)
-    local ids = call('ZRANGEBYSCORE', d, '-inf', now, 'LIMIT', 0, limit)
+    local ids = call('ZRANGEBYSCORE', d, '-inf', stamp, 'LIMIT', 0, limit)
     if #ids > 0 then
       limit = limit - #ids
       local scheduled = call('ZMSCORE', P .. 'x:s:' .. name, unpack(ids))
@@ -76,9 +81,7 @@ local function promote(limit)
       call('ZREM', P .. 'x:s:' .. name, unpack(ids))
       call('ZREM', P .. 'x:f:' .. name, unpack(ids))
       call('ZADD', P .. 'q:' .. lane, unpack(add))
-      if call('ZADD', P .. 'a:' .. string.sub(lane, 1, 1), 'NX', now, lane) == 1 then
-        publish('work', name)
-      end
+      activate(lane)
     end
     local first = first_score(d)
     if first then
