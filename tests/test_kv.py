@@ -26,6 +26,7 @@ from concave.kv import KV, MemoryKV, RedisKV, kv_from_url
 from concave.tasks import create_task_lock
 from tests.servers import RedisServer, free_port
 from tests.stores.leaks import drop_namespace
+from tests.tasks.support import working
 
 
 @define_task(name="noop")
@@ -174,6 +175,24 @@ async def test_an_option_that_there_is_not(redis_url: str) -> None:
     for url in ("memory://", redis_url):
         with pytest.raises(ConfigurationError, match="bogus"):
             await create_kv(url, bogus=1)
+
+
+@pytest.mark.parametrize("connections", [2, 5, 1000])
+async def test_calls_wait_for_one_of_few_connections(redis_url: str, connections: int) -> None:
+    name = f"test-{uuid.uuid4().hex}"
+    async with await create_kv(redis_url, prefix=name, max_connections=connections) as kv:
+        scheduler = TaskScheduler(kv)
+        waiting = asyncio.create_task(scheduler.wait(await scheduler.enqueue(noop)))  # one listens
+        assert await asyncio.gather(*(scheduler.get_task("unknown") for _ in range(300))) == [None] * 300
+        async with working(kv, noop):
+            await waiting
+    await drop_namespace(redis_url, name)
+
+
+@pytest.mark.parametrize("url", ["redis://h", "redis+sentinel://h/m"])
+async def test_one_connection_is_too_few(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="max_connections must be at least 2"):
+        await create_kv(url, max_connections=1)
 
 
 @pytest.mark.parametrize("prefix", ["", "a b", "a{b", "}", "x" * 101, "a\n"])

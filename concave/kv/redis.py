@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis import VERSION
+from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from concave.clock import Clock, SystemClock
 from concave.errors import ConfigurationError
 from concave.store.redis import RedisStore
-from concave.store.redis.client import mapped_errors
+from concave.store.redis.client import AT_ONCE, mapped_errors
 from concave.store.redis.topics import RedisTopics
 
 __all__ = ["RedisKV"]
@@ -46,7 +48,7 @@ class RedisKV:
         self._given_clock = clock
         self._clock: Clock = clock or SystemClock()
         self._options = options
-        self._client: Any = None
+        self._opened: _Opened | None = None
         self._topics: RedisTopics | None = None
         self._store: RedisStore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -75,30 +77,35 @@ class RedisKV:
         if self._store is not None:
             return
         namespace = f"{{{self.prefix}}}:"
-        client, new_pubsub = _open(self._url, self._options)
+        opened = _open(self._url, self._options)
         try:
             with mapped_errors(self.description):
-                await client.execute_command("PING")
+                await opened.client.execute_command("PING")
         except TypeError as error:
-            await client.aclose()
+            await opened.close()
             raise ConfigurationError(f"not an option of the redis client: {error}") from error
         except BaseException:
-            await client.aclose()
+            await opened.close()
             raise
-        self._client = client
+        self._opened = opened
         self._loop = asyncio.get_running_loop()
-        self._topics = RedisTopics(new_pubsub, namespace, self.description, SystemClock())
+        self._topics = RedisTopics(opened.new_pubsub, namespace, self.description, SystemClock())
         self._store = RedisStore(
-            client, self._topics, namespace=namespace, where=self.description, clock=self._given_clock
+            opened.client,
+            self._topics,
+            namespace=namespace,
+            where=self.description,
+            clock=self._given_clock,
+            at_once=opened.room,
         )
 
     async def close(self) -> None:
-        client, topics = self._client, self._topics
-        self._client = self._topics = self._store = self._loop = None
+        opened, topics = self._opened, self._topics
+        self._opened = self._topics = self._store = self._loop = None
         if topics is not None:
             await topics.close()
-        if client is not None:
-            await client.aclose()
+        if opened is not None:
+            await opened.close()
 
     def twin(self) -> RedisKV:
         return RedisKV(self._url, prefix=self.prefix, clock=self._given_clock, **self._options)
@@ -113,37 +120,64 @@ class RedisKV:
         await self.close()
 
 
-def _open(url: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    """A client for a URL, and a function that makes a pub/sub connection to the same place."""
-    # No retries below ours: whether a call may be sent again is the verb's to say.
+class _Opened(NamedTuple):
+    """A client, what makes pub/sub connections to the same place, and clients that belong to it."""
+
+    client: Any
+    new_pubsub: Callable[[], Any]
+    others: tuple[Any, ...] = ()
+    room: int = AT_ONCE
+    """Calls under way at a time: a pool that is used up refuses, where to wait is better."""
+
+    async def close(self) -> None:
+        for client in (self.client, *self.others):
+            await client.aclose()
+
+
+def _open(url: str, options: dict[str, Any]) -> _Opened:
+    scheme, _, rest = url.partition("://")
+    kind = scheme.partition("+")[2]
     settings: dict[str, Any] = {
         "socket_connect_timeout": 5.0,
         "socket_timeout": 10.0,
-        "retry": Retry(NoBackoff(), 0),
+        **({"socket_keepalive": True} if scheme != "unix" else {}),
+        **_without_retries(kind),
         **options,
     }
-    scheme, _, rest = url.partition("://")
-    if scheme != "unix":
-        settings = {"socket_keepalive": True, **settings}
-    kind = scheme.partition("+")[2]
     plain = f"{scheme.partition('+')[0]}://{rest}"
     try:
         if kind == "sentinel":
-            client = _behind_sentinels(plain, settings)
-            return client, client.pubsub
+            return _behind_sentinels(plain, settings)
         if kind == "cluster":
-            settings.pop("retry")
             cluster = RedisCluster.from_url(plain, **settings)
-            return cluster, lambda: _cluster_pubsub(cluster)
+            most = cluster.connection_kwargs["max_connections"]
+            return _Opened(cluster, lambda: _cluster_pubsub(cluster), room=min(AT_ONCE, most))
         single = Redis.from_url(plain, **settings)
+    except ConfigurationError:
+        raise
     except (ValueError, TypeError) as error:
         # The error may quote from a password: one with a "/" in it reads like a port.
         reason = REASON if "@" in url else str(error)
         raise ConfigurationError(f"{_without_password(url)} is not a URL for Redis: {reason}") from None
-    return single, single.pubsub
+    return _Opened(single, single.pubsub, room=_room(single))
 
 
-def _behind_sentinels(url: str, settings: dict[str, Any]) -> Any:
+def _without_retries(kind: str) -> dict[str, Any]:
+    # No retries below ours: whether a call may be sent again is the verb's to say.
+    if kind == "cluster" and VERSION < (6,):
+        # There `retry` was that of each connection, and the cluster had an option of its own.
+        return {"cluster_error_retry_attempts": 0}
+    return {"retry": Retry(NoBackoff(), 0)}
+
+
+def _room(client: Any) -> int:
+    most: int = client.connection_pool.max_connections
+    if most < 2:
+        raise ConfigurationError(f"max_connections must be at least 2, of which one listens, not {most}")
+    return min(AT_ONCE, most - 1)
+
+
+def _behind_sentinels(url: str, settings: dict[str, Any]) -> _Opened:
     parts = urlsplit(url)
     userinfo, _, hosts = parts.netloc.rpartition("@")
     username, _, password = userinfo.partition(":")
@@ -155,7 +189,7 @@ def _behind_sentinels(url: str, settings: dict[str, Any]) -> Any:
     sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
         sentinels, sentinel_kwargs={"socket_timeout": settings["socket_connect_timeout"], **query}
     )
-    return sentinel.master_for(
+    master = sentinel.master_for(
         service,
         db=int(database or 0),
         username=username or None,
@@ -163,18 +197,15 @@ def _behind_sentinels(url: str, settings: dict[str, Any]) -> Any:
         ssl=parts.scheme == "rediss",
         **settings,
     )
+    return _Opened(master, master.pubsub, tuple(sentinel.sentinels), _room(master))
 
 
 def _cluster_pubsub(cluster: Any) -> Any:
+    # Any node will do: what is published at one is told to all. With the options of the client's own connections, TLS
+    # and credentials among them; and its pool is closed with its one connection.
     node = cluster.get_random_node()
-    return Redis(host=node.host, port=node.port, **_auth_of(cluster)).pubsub()
-
-
-def _auth_of(cluster: Any) -> dict[str, Any]:
-    kept = ("username", "password", "socket_timeout", "socket_connect_timeout", "ssl")
-    return {
-        name: value for name, value in cluster.connection_kwargs.items() if name in kept and value is not None
-    }
+    pool = ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)
+    return Redis(connection_pool=pool).pubsub()
 
 
 def _without_password(url: str) -> str:

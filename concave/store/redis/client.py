@@ -12,6 +12,7 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
+    ClusterError,
     ConnectionError as RedisConnectionError,
     MasterDownError,
     NoScriptError,
@@ -27,11 +28,12 @@ from concave.clock import Clock
 from concave.errors import StoreError, StoreFullError, StoreUnavailableError
 from concave.store.redis.script import load_script
 
-__all__ = ["RedisClient", "ScriptCaller", "mapped_errors"]
+__all__ = ["AT_ONCE", "RedisClient", "ScriptCaller", "mapped_errors"]
 
 PASSING = (
     BusyLoadingError,
     ClusterDownError,
+    ClusterError,
     MasterDownError,
     ReadOnlyError,
     RedisClusterException,
@@ -80,18 +82,25 @@ def _full(where: str) -> StoreFullError:
 
 
 AT_ONCE = 64
-"""Calls under way at a time; each has a connection of its own. Others wait: a pool that is used up would refuse them."""
+"""Calls under way at a time, at most; each has a connection of its own, and others wait for one."""
 
 
 class ScriptCaller:
     """Calls scripts within one namespace. With a `clock`, that is given to the server in place of its own: in tests."""
 
-    def __init__(self, client: RedisClient, namespace: str, where: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        namespace: str,
+        where: str,
+        clock: Clock | None = None,
+        at_once: int = AT_ONCE,
+    ) -> None:
         self._client = client
         self._namespace = namespace
         self._where = where
         self._clock = clock
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._room = asyncio.Semaphore(at_once)
 
     async def call(self, name: str, *args: bytes | str | int) -> Any:
         """Run a verb's script. Sent again, once, with its source where the server doesn't know it."""

@@ -21,7 +21,7 @@ from concave.store.records import (
     TaskRecord,
     TaskStatus,
 )
-from concave.store.redis.client import RedisClient, ScriptCaller
+from concave.store.redis.client import AT_ONCE, RedisClient, ScriptCaller
 from concave.store.redis.codec import (
     MalformedRecordError,
     pack,
@@ -63,8 +63,9 @@ class RedisStore:
         namespace: str,
         where: str,
         clock: Clock | None = None,
+        at_once: int = AT_ONCE,
     ) -> None:
-        self._scripts = ScriptCaller(client, namespace, where, clock)
+        self._scripts = ScriptCaller(client, namespace, where, clock, at_once)
         self._topics = topics
         self._caps: tuple[ClaimNames, bytes] = ((), pack({}))
         self.schedules = RedisSchedules(self._scripts)
