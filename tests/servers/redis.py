@@ -54,12 +54,17 @@ class RedisServer:
         options: Sequence[str] = (),
         data_dir: Path | None = None,
         binary: str | None = None,
+        sentinel: bool = False,
     ) -> None:
-        """Prepare, without starting. `options` are further command line options, such as `("--maxmemory", "2mb")`."""
+        """Prepare, without starting. `options` are further command line options, such as `("--maxmemory", "2mb")`.
+
+        A `sentinel` holds no data, watches over other servers, and is told over its port over which ones.
+        """
         self.binary = binary or find_redis_server()
         self.port = 0
         self._durable = durable
         self._options = list(options)
+        self._sentinel = sentinel
         self._temporary = None if data_dir else tempfile.TemporaryDirectory(prefix="concave-redis-")
         self.data_dir = data_dir or Path(self._temporary.name if self._temporary else "")
         self._process: LoggedProcess | None = None
@@ -127,6 +132,10 @@ class RedisServer:
             self._temporary.cleanup()
 
     def _argv(self) -> list[str]:
+        if self._sentinel:
+            config = self.data_dir / "sentinel.conf"  # it writes there what it learns
+            config.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {self.data_dir}\n")
+            return [self.binary, str(config), "--sentinel"]
         durability = (
             ["--appendonly", "yes", "--appendfsync", "always"] if self._durable else ["--appendonly", "no"]
         )
@@ -144,7 +153,8 @@ class RedisServer:
         """Whether *this* server answers there: a stranger on the same port would answer a PING as well."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1.0) as sock:
-                sock.sendall(b"PING\r\nINFO server\r\nQUIT\r\n")
+                sock.sendall(b"PING\r\nINFO server\r\n")
+                sock.shutdown(socket.SHUT_WR)  # a sentinel knows no QUIT
                 answer = b"".join(iter(lambda: sock.recv(65536), b""))
         except OSError:
             return False
