@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from concave.clock import seconds
@@ -82,8 +83,7 @@ class TaskLifespan:
             use_defaults(defaults)
             stack.callback(restore_defaults, defaults)
             state = await self._inner_state(stack, app)
-            for schedule in self.schedules:
-                await _declare(defaults.scheduler, schedule)
+            await self._declare(defaults.scheduler)
             await self._start(stack, kv, defaults, state)
             yield {**state, "scheduler": defaults.scheduler}
 
@@ -115,6 +115,18 @@ class TaskLifespan:
         state = await stack.enter_async_context(self.inner(app))
         return {} if state is None else dict(state)
 
+    async def _declare(self, scheduler: TaskScheduler) -> None:
+        for schedule in self.schedules:
+            await scheduler.schedule_recurring(
+                schedule.task,
+                schedule.input,
+                cron=schedule.cron,
+                interval=schedule.interval,
+                timezone=schedule.timezone,
+                id=schedule.id,
+                misfire=schedule.misfire,
+            )
+
     async def _start(self, stack: AsyncExitStack, kv: KV, defaults: Defaults, state: dict[str, Any]) -> None:
         """Start what runs beside the app. At the end it stops in the opposite order, before anything it uses does."""
         sweeper = Sweeper(
@@ -132,7 +144,10 @@ class TaskLifespan:
         stack.push_async_callback(_stop_all, workers, self.shutdown_grace)
         for worker in workers:
             await worker.start()
-        stack.push_async_callback(start_recurring_scheduler(kv).stop)
+        recurring = start_recurring_scheduler(
+            kv, declare=partial(self._declare, defaults.scheduler) if self.schedules else None
+        )
+        stack.push_async_callback(recurring.stop)
         log.info(
             "tasks on %s: %d workers, %d tasks",
             kv.description,
@@ -191,18 +206,6 @@ def task_lifespan(
         on_dead_letter=checked_callback(on_dead_letter),
         prefix=prefix,
         worker_options=options,
-    )
-
-
-async def _declare(scheduler: TaskScheduler, schedule: Schedule) -> None:
-    await scheduler.schedule_recurring(
-        schedule.task,
-        schedule.input,
-        cron=schedule.cron,
-        interval=schedule.interval,
-        timezone=schedule.timezone,
-        id=schedule.id,
-        misfire=schedule.misfire,
     )
 
 

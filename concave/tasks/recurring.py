@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
 from concave.clock import Micros, from_micros, seconds, to_micros
-from concave.errors import ConfigurationError, InvalidScheduleError, StoreError, StoreUnavailableError
+from concave.errors import (
+    ConcaveError,
+    ConfigurationError,
+    InvalidScheduleError,
+    StoreError,
+    StoreUnavailableError,
+)
 from concave.kv.protocol import KV
-from concave.store.records import Fired, NewTask, ScheduleRecord
+from concave.store.records import DAY, Fired, NewTask, ScheduleRecord
 from concave.tasks.define import TaskDefinition
 from concave.tasks.model import RecurringSchedule
 from concave.tasks.options import Duration
@@ -121,9 +129,14 @@ class RecurringManager:
 class RecurringScheduler:
     """Fires what is due, until it is stopped. Made by `start_recurring_scheduler`."""
 
-    def __init__(self, kv: KV, check_interval: float) -> None:
+    def __init__(
+        self, kv: KV, check_interval: float, declare: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._kv = kv
         self._check_interval = check_interval
+        self._declare = declare
+        self._declared = False
+        self._id = f"recurring-{secrets.token_hex(6)}"
         self._stopping = asyncio.Event()
         self._main = asyncio.create_task(self._run(), name="concave-recurring")
 
@@ -131,12 +144,17 @@ class RecurringScheduler:
         """Stop firing; a slot that is being fired is finished. Twice is harmless."""
         self._stopping.set()
         await self._main
+        if self._declared:
+            self._declared = False
+            with suppress(ConcaveError):  # it expires
+                await self._kv.store.locks.release(self._id, self._id)
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
             pause = self._check_interval
             try:
                 await self._kv.connect()
+                await self._declare_where_forgotten()
                 pause = await self._fire_due()
             except StoreError as error:
                 log.warning("recurring schedules: %s; trying again in %g s", error, pause)
@@ -144,6 +162,27 @@ class RecurringScheduler:
                 # Nothing ends this loop but `stop`: a scheduler that is alive and silent is worse than a dead one.
                 log.exception("recurring schedules; trying again in %g s", pause)
             await self._wait(pause)
+
+    async def _declare_where_forgotten(self) -> None:
+        """Declare once, and again whenever the store has lost what it held: restarted empty, or flushed.
+
+        A lock tells: nobody else takes it, and it goes where the schedules go. Taken before they are declared, it can't
+        outlive them. A schedule that someone deleted stays deleted until the next boot.
+        """
+        if self._declare is None:
+            return
+        locks = self._kv.store.locks
+        if self._declared and await locks.extend(self._id, self._id, DAY):
+            return
+        self._declared = False
+        await locks.acquire(self._id, self._id, DAY)
+        try:
+            await self._declare()
+        except StoreError:
+            raise  # and tried again
+        except Exception:
+            log.exception("not all schedules could be declared")
+        self._declared = True
 
     async def _fire_due(self) -> float:
         """Fire what is due; how long to wait then."""
@@ -185,13 +224,16 @@ def create_recurring_manager(kv: KV) -> RecurringManager:
     return RecurringManager(kv)
 
 
-def start_recurring_scheduler(kv: KV, *, check_interval: Duration = 1.0) -> RecurringScheduler:
+def start_recurring_scheduler(
+    kv: KV, *, check_interval: Duration = 1.0, declare: Callable[[], Awaitable[None]] | None = None
+) -> RecurringScheduler:
     """Start firing recurring schedules; a handle whose `stop` ends it.
 
     Run as many as there are processes: each slot is enqueued once. A slot fires when it is due; `check_interval` (seconds)
-    is the longest it takes to notice a schedule that was added meanwhile.
+    is the longest it takes to notice a schedule that was added meanwhile. `declare` is to create schedules: it is called
+    at first, and again whenever the store has lost what it held.
     """
-    return RecurringScheduler(kv, seconds(check_interval, "check_interval", minimum=0.001))
+    return RecurringScheduler(kv, seconds(check_interval, "check_interval", minimum=0.001), declare)
 
 
 async def fire(kv: KV, schedule: ScheduleRecord, now: Micros) -> bool:

@@ -307,5 +307,7 @@ class TaskWorker:
             self._runs.abort(task_id)
 
     def _on_work(self, name: str | None) -> None:
+        if name is None:
+            self._try_again.set()  # whoever listens has found the store again: no need to wait any longer
         if name is None or any(name == known for known, _ in self._claimable()):
             self._wake.set()

@@ -24,9 +24,14 @@ async def check_for_leaks(redis_url: str, prefix: str) -> None:
     assert namespace.problems() == []
 
 
-async def drop_namespace(redis_url: str, prefix: str) -> None:
+async def keys_of(redis_url: str, prefix: str) -> list[bytes]:
     async with Redis.from_url(redis_url) as client:
-        keys = [key async for key in client.scan_iter(match=f"{{{prefix}}}:*", count=1000)]
+        return sorted({key async for key in client.scan_iter(match=f"{{{prefix}}}:*", count=1000)})
+
+
+async def drop_namespace(redis_url: str, prefix: str) -> None:
+    keys = await keys_of(redis_url, prefix)
+    async with Redis.from_url(redis_url) as client:
         for start in range(0, len(keys), 1000):
             await client.delete(*keys[start : start + 1000])
 

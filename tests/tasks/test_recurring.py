@@ -1,6 +1,7 @@
 """Recurring schedules, locks and KVs: on memory and on Redis."""
 
 import asyncio
+import uuid
 from typing import Any
 
 import pytest
@@ -15,11 +16,13 @@ from concave import (
     create_kv,
     define_task,
 )
-from concave.kv import KV, MemoryKV, kv_from_url
+from concave.kv import KV, MemoryKV, RedisKV, kv_from_url
 from concave.store.protocol import WORK
 from concave.store.records import Due, Fired
 from concave.tasks import create_recurring_manager, create_task_lock, start_recurring_scheduler
 from concave.testing import FakeClock
+from tests.stores.leaks import drop_namespace, keys_of
+from tests.tasks.support import ScriptedKV
 
 
 @define_task(name="report", priority=80)
@@ -105,6 +108,50 @@ async def test_a_broken_schedule_is_put_off_and_blocks_nobody(caplog: pytest.Log
         await handle.stop()
         assert [task.input for task in await TaskScheduler(kv).get_tasks()] == ["fine"]
     assert "can't be fired" in caplog.text
+
+
+async def test_what_was_declared_is_declared_again_once_the_store_has_lost_it(redis_url: str) -> None:
+    async with RedisKV(redis_url, prefix=f"test-{uuid.uuid4().hex}") as redis:
+        kv = ScriptedKV(redis)
+        recurring = create_recurring_manager(redis)
+        declared: asyncio.Queue[None] = asyncio.Queue()
+
+        async def declare() -> None:
+            for name in ("kept", "deleted"):
+                await recurring.create(report, name, interval=3600, id=name)
+            declared.put_nowait(None)
+
+        handle = start_recurring_scheduler(kv, check_interval=0.001, declare=declare)
+        await declared.get()
+        await recurring.delete("deleted")
+        await kv.script.called("locks.extend", 5)
+        assert [each.id for each in await recurring.list()] == ["kept"]
+        await drop_namespace(redis_url, redis.prefix)
+        await declared.get()
+        assert [each.id for each in await recurring.list()] == ["kept", "deleted"]
+        await handle.stop()
+        for name in ("kept", "deleted"):
+            await recurring.delete(name)
+        assert await keys_of(redis_url, redis.prefix) == []
+
+
+async def test_declaring_is_tried_again_where_the_store_does_not_answer_and_never_keeps_from_firing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors: list[Exception] = [StoreUnavailableError("away"), RuntimeError("mine")]
+    async with MemoryKV() as kv:
+        await create_recurring_manager(kv).create(report, "x", interval=0.001, id="s")
+
+        async def declare() -> None:
+            raise errors.pop(0)
+
+        work = await announced_work(kv)
+        handle = start_recurring_scheduler(kv, check_interval=0.001, declare=declare)
+        await work.wait()
+        await kv.close()
+        await handle.stop()
+    assert errors == []
+    assert "not all schedules could be declared" in caplog.text
 
 
 async def test_the_scheduler_goes_on_after_the_store_was_away(

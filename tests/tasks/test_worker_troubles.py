@@ -177,6 +177,19 @@ async def test_a_reconnected_listener_makes_the_worker_look(timed_kv: KV) -> Non
         await spied.script.called("claim", 2)
 
 
+async def test_a_reconnected_listener_ends_the_pause_after_a_failure(
+    timed_kv: KV, clock: WatchedClock
+) -> None:
+    """No time passes here: the pause would never end by itself."""
+    spied = ScriptedKV(timed_kv)
+    spied.script.fail("claim", AWAY)
+    async with working(spied, counting([])) as worker:
+        with logged("trying again in") as told:
+            await told.wait()
+        worker._on_work(None)
+        await spied.script.called("claim", 2)
+
+
 # Outcomes, apart from any worker -----------------------------------------------------------------------------------
 
 
