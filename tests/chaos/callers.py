@@ -22,6 +22,8 @@ class Callers:
     promised: dict[int, str] = field(default_factory=dict[int, str])
     refusals: Counter[str] = field(default_factory=Counter[str])
     reasons: set[str] = field(default_factory=set[str])
+    last: int = 0
+    """The last number that one of them has begun with."""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -46,7 +48,7 @@ class Callers:
 
     async def _call(self, scheduler: TaskScheduler, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            number = next(self._numbers)
+            number = self.last = next(self._numbers)
             while number not in self.promised:
                 try:
                     task_id = await scheduler.enqueue(self.task, number, idempotency_key=str(number))
@@ -60,4 +62,8 @@ class Callers:
 
 async def ended(scheduler: TaskScheduler, promised: Mapping[int, str]) -> dict[int, Task | None]:
     """What became of each, once it has ended; None for what the store knows nothing of."""
-    return {number: await scheduler.wait(task_id, timeout=60) for number, task_id in promised.items()}
+    tasks = await asyncio.gather(*map(scheduler.get_task, promised.values()))
+    return {
+        number: task if task is None or task.completed_at else await scheduler.wait(task.id, timeout=60)
+        for number, task in zip(promised, tasks, strict=True)
+    }
