@@ -34,7 +34,7 @@ test: .venv/dev.stamp
 
 # The long form of the chaos tests, whose short form is part of `make test`.
 chaos: .venv/dev.stamp
-	CONCAVE_CHAOS_POSTS=1000 CONCAVE_CHAOS_KILLS=20 $(BIN)/python -m pytest -s tests/chaos
+	CONCAVE_CHAOS=long CONCAVE_CHAOS_POSTS=1000 CONCAVE_CHAOS_KILLS=20 $(BIN)/python -m pytest -s tests/chaos
 
 # Both stores beside a naive model, for long. STEPS says how long: per store.
 model: .venv/dev.stamp

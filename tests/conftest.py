@@ -10,23 +10,42 @@ from sqlalchemy import make_url
 from concave.tasks import defaults
 from tests.servers import PostgresServer, RedisServer, ServerError, temporary_database
 from tests.servers.ports import is_listening
+from tests.stores.leaks import problems_of_server
 
-# Before anything imports it: a failure of the store suite is to show the values that it compared.
-pytest.register_assert_rewrite("concave.testing", "tests.stores.leaks")
+# A failure of the store suite is to show the values that it compared.
+pytest.register_assert_rewrite("concave.testing")
+
+
+REDIS = pytest.StashKey[str]()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_on_redis(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test did there: a key without an expiry is live work, and the indexes tell of what there is.
+
+    Of a server that isn't ours to look through, only what has a test's prefix is looked at.
+    """
+    yield
+    if url := request.config.stash.get(REDIS, None):
+        ours = "CONCAVE_TEST_REDIS_URL" not in os.environ
+        assert problems_of_server(url, "" if ours else "test-") == []
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
+def redis_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """A real Redis: the one at CONCAVE_TEST_REDIS_URL, or one of this run's own. Tests share it, by prefixes."""
     if url := os.environ.get("CONCAVE_TEST_REDIS_URL"):
-        yield _reachable(url, "CONCAVE_TEST_REDIS_URL", 6379)
+        pytestconfig.stash[REDIS] = _reachable(url, "CONCAVE_TEST_REDIS_URL", 6379)
+        yield url
         return
     with ExitStack() as stack:
         try:
             server = stack.enter_context(RedisServer())
         except ServerError as error:
             raise pytest.fail.Exception(f"No Redis to test against.\n{error}", pytrace=False) from None
+        pytestconfig.stash[REDIS] = server.url
         yield server.url
+        del pytestconfig.stash[REDIS]
 
 
 @pytest.fixture(scope="session")

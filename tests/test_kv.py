@@ -25,7 +25,6 @@ from concave import (
 from concave.kv import KV, MemoryKV, RedisKV, kv_from_url
 from concave.tasks import create_task_lock
 from tests.servers import RedisServer, free_port
-from tests.stores.leaks import drop_namespace
 from tests.tasks.support import working
 
 
@@ -186,7 +185,6 @@ async def test_calls_wait_for_one_of_few_connections(redis_url: str, connections
         assert await asyncio.gather(*(scheduler.get_task("unknown") for _ in range(300))) == [None] * 300
         async with working(kv, noop):
             await waiting
-    await drop_namespace(redis_url, name)
 
 
 @pytest.mark.parametrize("url", ["redis://h", "redis+sentinel://h/m"])
@@ -213,8 +211,6 @@ async def test_two_prefixes_never_meet(redis_url: str) -> None:
         async with one.twin() as twin:
             assert twin.prefix == one.prefix
             assert await TaskScheduler(twin).get_queue_depth() == 1
-    for name in names:
-        await drop_namespace(redis_url, name)
 
 
 async def test_two_in_memory_never_meet_and_twins_do() -> None:

@@ -28,6 +28,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 T = TypeVar("T")
 
+MAX_INPUT_BYTES = 1024 * 1024
 MAX_NAME = 200
 """Characters of a task's name; it is part of several keys in a store."""
 
@@ -50,6 +51,8 @@ class TaskOptions(TypedDict, total=False):
     """From the input to a key; tasks of this name with the same key are one task."""
     retention: RetentionConfig | Duration | None
     """How long ended tasks are kept; one duration stands for completed and cancelled ones."""
+    max_input_bytes: int
+    """The most that its input may take as JSON; 1 MiB by default."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +73,7 @@ class TaskDefinition(Generic[In, Out]):
     debounce: DebounceConfig | None
     idempotency_key: Callable[[In], str | None] | None
     retention: Retention
+    max_input_bytes: int
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the handler as it is: no queue, no validation, no retry."""
@@ -222,6 +226,7 @@ def _define(
         debounce=debounce,
         idempotency_key=key,
         retention=_retention(options.get("retention")).in_micros(),
+        max_input_bytes=at_least_one(options.get("max_input_bytes", MAX_INPUT_BYTES), "max_input_bytes"),
     )
 
 

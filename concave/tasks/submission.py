@@ -15,9 +15,8 @@ from concave.tasks.codec import CodecError
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import DebounceConfig, Duration, micros, priority_in_range
 
-__all__ = ["MAX_INPUT_BYTES", "MAX_KEY", "new_task_id", "submission"]
+__all__ = ["MAX_KEY", "new_task_id", "submission"]
 
-MAX_INPUT_BYTES = 1024 * 1024
 MAX_KEY = 512
 """Characters of an idempotency or debounce key."""
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -33,7 +32,6 @@ def submission(
     idempotency_key: str | None = None,
     recurring: bool = False,
     task_id: str | None = None,
-    max_bytes: int = MAX_INPUT_BYTES,
 ) -> NewTask:
     """A checked submission.
 
@@ -49,9 +47,9 @@ def submission(
         checked, data = task.input.encode_to_be_read(value)
     except CodecError as error:
         raise TaskInputError(f"task {task.name!r}: {error}") from error
-    if len(data) > max_bytes:
+    if len(data) > task.max_input_bytes:
         raise TaskInputTooLargeError(
-            f"task {task.name!r}: an input of {len(data)} bytes; the limit is {max_bytes}"
+            f"task {task.name!r}: an input of {len(data)} bytes; the limit is {task.max_input_bytes}"
         )
     return NewTask(
         id=task_id or new_task_id(),

@@ -25,7 +25,7 @@ class ClusterServers:
         options = ["--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT]
         # A master goes on taking writes though others are gone; the one that is tested is what matters.
         options += ["--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"]
-        self.servers = [RedisServer(options=options) for _ in range(masters * (1 + replicas))]
+        self.servers = [RedisServer(options=options, checked=False) for _ in range(masters * (1 + replicas))]
         self._masters = masters
         self._stack = ExitStack()
 
@@ -86,8 +86,8 @@ class SentinelServers:
     NAME = "mymaster"
 
     def __init__(self) -> None:
-        self.master = RedisServer(options=["--repl-diskless-sync-delay", "0"])
-        self.replica = RedisServer(options=["--repl-diskless-sync-delay", "0"])
+        self.master = RedisServer(options=["--repl-diskless-sync-delay", "0"], checked=False)
+        self.replica = RedisServer(options=["--repl-diskless-sync-delay", "0"], checked=False)
         self.sentinel = RedisServer(sentinel=True)
         self._stack = ExitStack()
 

@@ -55,16 +55,19 @@ class RedisServer:
         data_dir: Path | None = None,
         binary: str | None = None,
         sentinel: bool = False,
+        checked: bool = True,
     ) -> None:
         """Prepare, without starting. `options` are further command line options, such as `("--maxmemory", "2mb")`.
 
-        A `sentinel` holds no data, watches over other servers, and is told over its port over which ones.
+        A `sentinel` holds no data, watches over other servers, and is told over its port over which ones. A server that is
+        `checked` fails the test that leaves keys on it which would stay for ever.
         """
         self.binary = binary or find_redis_server()
         self.port = 0
         self._durable = durable
         self._options = list(options)
         self._sentinel = sentinel
+        self._checked = checked and not sentinel
         self._temporary = None if data_dir else tempfile.TemporaryDirectory(prefix="concave-redis-")
         self.data_dir = data_dir or Path(self._temporary.name if self._temporary else "")
         self._process: LoggedProcess | None = None
@@ -80,7 +83,16 @@ class RedisServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if kind is None and self._checked and self.process.returncode is None:
+                self._check_for_leaks()
+        finally:
+            self.close()
+
+    def _check_for_leaks(self) -> None:
+        from tests.stores.leaks import problems_of_server
+
+        assert problems_of_server(self.url) == []
 
     @property
     def url(self) -> str:

@@ -6,8 +6,10 @@ what there is, no more and no less: an entry too many is a leak as well, one too
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +24,28 @@ async def check_for_leaks(redis_url: str, prefix: str) -> None:
     async with Redis.from_url(redis_url) as client:
         namespace = await _read(client, prefix)
     assert namespace.problems() == []
+
+
+def problems_of_server(redis_url: str, prefixes: str = "") -> list[str]:
+    """What is wrong with the namespaces of a server, of those whose prefix begins so; and forget them.
+
+    For those who have no event loop, or one that they can't wait in.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, _problems_of_server(redis_url, prefixes)).result()
+
+
+async def _problems_of_server(redis_url: str, prefixes: str) -> list[str]:
+    found: list[str] = []
+    async with Redis.from_url(redis_url) as client:
+        names = {
+            key[1:].partition(b"}:")[0].decode()
+            async for key in client.scan_iter(match=f"{{{prefixes}*}}:*", count=1000)
+        }
+        for name in sorted(names):
+            found += [f"{name}: {problem}" for problem in (await _read(client, name)).problems()]
+            await drop_namespace(redis_url, name)
+    return found
 
 
 async def keys_of(redis_url: str, prefix: str) -> list[bytes]:
@@ -99,7 +123,7 @@ class Namespace:
                 found.append(f"lane {lane} is due before its time in the index")
         for lane, members in [*due.items(), *delayed.items()]:
             for task, score in members.items():
-                if task in self.damaged:
+                if task in self.damaged or task not in self.tasks:
                     continue
                 (created, due_at, _, _, crashes, *_), (name, priority, *_), *_ = self.tasks[task]
                 expected = f"{min(priority // 25, 3)}{'s' if crashes else 'n'}:{name.decode()}"

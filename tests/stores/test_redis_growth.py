@@ -7,6 +7,7 @@ from concave.kv import RedisKV
 from concave.store.records import Cancel, Complete, Decision, Die, Query, Retention
 from concave.testing import FakeClock
 from concave.testing.suite_support import SECOND, complete_all, new_tasks, take
+from tests.stores.leaks import problems_of_server
 
 KEPT = 600 * SECOND
 
@@ -53,3 +54,17 @@ async def _members(redis: Redis, kv: RedisKV) -> int:
     async for key in redis.scan_iter(match=match, count=10_000, _type="hash"):
         total += await redis.hlen(key)
     return total
+
+
+async def test_the_checker_finds_what_would_stay_for_ever_and_indexes_of_nothing(
+    redis_kv: RedisKV, redis: Redis, redis_url: str
+) -> None:
+    space = f"{{{redis_kv.prefix}-leaky}}:"
+    await redis.set(space + "s:lasting", b"")
+    await redis.set(space + "unheard-of", b"")
+    await redis.zadd(space + "q:2n:job", {"nobody": 1})
+    found = "\n".join(problems_of_server(redis_url, f"{redis_kv.prefix}-leaky"))
+    assert "s:lasting never ends" in found
+    assert "unknown key unheard-of" in found
+    assert "records that last: [], not ['nobody']" in found
+    assert await redis.keys(space + "*") == []

@@ -7,7 +7,6 @@ import pytest
 
 from concave.clock import Clock
 from concave.kv import KV, MemoryKV, RedisKV
-from tests.stores.leaks import drop_namespace
 from tests.tasks.support import WatchedClock
 
 
@@ -36,4 +35,3 @@ async def _kv(request: pytest.FixtureRequest, clock: Clock | None) -> AsyncGener
     url = request.getfixturevalue("redis_url")
     async with RedisKV(url, prefix=f"test-{uuid.uuid4().hex}", clock=clock) as redis:
         yield redis
-    await drop_namespace(url, redis.prefix)

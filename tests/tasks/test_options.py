@@ -13,10 +13,12 @@ from concave import (
     RetryConfig,
     TaskContext,
     TaskInputError,
+    TaskInputTooLargeError,
     TaskRegistry,
     define_task,
 )
-from concave.tasks.submission import MAX_INPUT_BYTES, MAX_KEY, submission
+from concave.tasks.define import MAX_INPUT_BYTES
+from concave.tasks.submission import MAX_KEY, submission
 from concave.tasks.workers import create_task_worker
 
 if TYPE_CHECKING:
@@ -299,3 +301,15 @@ def test_times_are_kept_to_the_microsecond() -> None:
     assert submission(task, 1, delay=1.5).delay == 1_500_000
     assert submission(task, 1, at=datetime(1970, 1, 1, 0, 0, 1, 5, tzinfo=UTC)).at == 1_000_005
     assert submission(task, 1, at=datetime(1969, 12, 31, tzinfo=UTC)).at == -86_400_000_000
+
+
+def test_the_limit_of_an_input_is_an_option() -> None:
+    short = define_task("short", nothing, input=str, max_input_bytes=4)
+    assert submission(short, "xx").input == b'"xx"'
+    with pytest.raises(TaskInputTooLargeError, match="an input of 5 bytes; the limit is 4"):
+        submission(short, "xxx")
+    with pytest.raises(ConfigurationError, match="max_input_bytes"):
+        define_task("none", nothing, input=str, max_input_bytes=0)
+
+
+async def nothing(ctx: TaskContext, text: str) -> None: ...

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from concave.store.records import MAX_FAILURES
+
 __all__ = ["Script", "load_script"]
 
 DIRECTIVE = "--! use "
+CONSTANTS = f"local MAX_FAILURES = {MAX_FAILURES}"
+"""What both languages must agree on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,5 +32,5 @@ def load_script(name: str) -> Script:
     verb = (folder / f"{name}.lua").read_text(encoding="utf-8")
     used = verb.partition("\n")[0].removeprefix(DIRECTIVE).split()
     libraries = [(folder / "lib" / f"{library}.lua").read_text(encoding="utf-8") for library in used]
-    source = "\n".join([*libraries, verb])
+    source = "\n".join([CONSTANTS, *libraries, verb])
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

@@ -77,7 +77,7 @@ local function failed(head, rest, failure, where)
   end
   head[4] = head[4] + 1
   rest = rest .. pack({'e', now, where[1], head[4], failure[1], failure[2]})
-  if head[4] > 20 then
+  if head[4] > MAX_FAILURES then
     local values = {cmsgpack.unpack(rest)}
     table.remove(values, 2)
     rest = pack(unpack(values))
