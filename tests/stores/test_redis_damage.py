@@ -166,7 +166,7 @@ async def test_listings_and_claims_survive_a_thousand_damaged_records(
         [new_task(name, priority=chance.randrange(100)) for name in "ab" for _ in range(500)]
     )
     for task_id in bad:
-        await harm.write(task_id, _fuzzed(await harm.read(task_id), chance))
+        await harm.write(task_id, fuzzed(await harm.read(task_id), chance))
     good = await store.add(new_tasks(50, "a", priority=0))
     claimed: set[str] = set()
     for _ in range(40):
@@ -183,7 +183,7 @@ async def test_listings_and_claims_survive_a_thousand_damaged_records(
     await store.reap()
 
 
-def _fuzzed(data: bytes, chance: random.Random) -> bytes:
+def fuzzed(data: bytes, chance: random.Random) -> bytes:
     how: list[Callable[[], bytes]] = [
         lambda: data[: chance.randrange(len(data))],
         lambda: chance.randbytes(chance.randrange(200)),
