@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo 'make demo    serve examples/shop.py on port $(PORT); CONCAVE_KV_URL=redis://… puts its tasks on Redis'
 	@echo 'make test    run every test, with coverage; needs no server and no Docker (ARGS="-k name" picks some)'
-	@echo 'make chaos   kill processes at random instants and count, in the long form'
+	@echo 'make chaos   break processes and servers in every way we know and count, in the long form'
 	@echo 'make model   both stores beside a naive model of one, $(STEPS) steps each'
 	@echo 'make check   all checks: format, lint, types, imports, tests'
 	@echo 'make format  format the code and fix what ruff can fix'
@@ -34,7 +34,7 @@ test: .venv/dev.stamp
 
 # The long form of the chaos tests, whose short form is part of `make test`.
 chaos: .venv/dev.stamp
-	CONCAVE_CHAOS=long CONCAVE_CHAOS_POSTS=1000 CONCAVE_CHAOS_KILLS=20 $(BIN)/python -m pytest -s tests/chaos
+	CONCAVE_CHAOS=long $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 # Both stores beside a naive model, for long. STEPS says how long: per store.
 model: .venv/dev.stamp

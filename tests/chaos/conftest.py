@@ -1,10 +1,13 @@
 """What the faults have in common: a line for each at the end of the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.chaos.fleet import Fleet
 from tests.chaos.tally import LONG, Tally
+from tests.servers import RedisServer
 
 LINES = pytest.StashKey[list[str]]()
 
@@ -18,6 +21,20 @@ def report(request: pytest.FixtureRequest) -> Callable[[Tally], None]:
         assert (tally.lost, tally.duplicated, tally.overwritten) == (0, 0, 0), tally.line()
 
     return note
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with Fleet(tmp_path) as fleet:
+        yield fleet
+    print("the end of the fleet's log:", *fleet.logged()[-40:], sep="\n")
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A server of the test's own, so that what is counted there is all its."""
+    with RedisServer() as server:
+        yield server
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,0 +1,48 @@
+"""The programs of a fleet: each is a process's whole life, until SIGTERM."""
+
+import asyncio
+import signal
+
+from concave import TaskContext, TaskDefinition, TaskRegistry, create_task_worker, define_task
+from concave.kv import RedisKV
+from concave.tasks import start_recurring_scheduler
+from tests.chaos.ledger import Ledger
+
+PREFIX = "chaos"
+
+
+async def until_terminated() -> None:
+    terminated = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    await terminated.wait()
+
+
+# Recurring schedules --------------------------------------------------------------------------------------------------
+
+
+async def recurring_scheduler(url: str) -> None:
+    """Fires what is due."""
+    async with RedisKV(url, prefix=PREFIX) as kv:
+        scheduler = start_recurring_scheduler(kv, check_interval=0.2)
+        await until_terminated()
+        await scheduler.stop()
+
+
+def tick(ledger: Ledger | None) -> TaskDefinition[int, None]:
+    """The task of a slot."""
+
+    @define_task(name="tick")
+    async def handler(ctx: TaskContext, number: int) -> None:
+        if ledger is not None:
+            ledger.note("ran", number, ctx.task_id)
+
+    return handler
+
+
+async def ticker(url: str, ledger: str) -> None:
+    """Runs slots."""
+    async with RedisKV(url, prefix=PREFIX) as kv:
+        worker = create_task_worker(kv, TaskRegistry([tick(Ledger(ledger))]), concurrency=100)
+        await worker.start()
+        await until_terminated()
+        await worker.stop()
