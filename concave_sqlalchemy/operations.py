@@ -12,6 +12,7 @@ from sqlalchemy import Table, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 
+from concave.failpoints import armed, reach
 from concave.hooks import HookContext, ResourceHooks, Row, call_hook
 from concave_sqlalchemy.defaults import defaults_of
 from concave_sqlalchemy.outbox import Outbox
@@ -133,11 +134,19 @@ class Operations:
         with database_errors():
             async with self._transactions.writing(hooked=hooked) as session:
                 write = Write(session, self._outbox, user=user, request=request, resource=self._table.name)
+                if armed:
+                    await reach("write.begun")
                 try:
                     yield write
+                    if armed:
+                        await reach("write.hooked")
                     await write.flush()
+                    if armed:
+                        await reach("write.flushed")
                 finally:
                     write.close()
+        if armed:
+            await reach("write.committed")
         for callback in write.ctx.after_commit:
             await _call_after_commit(callback)
         await self._outbox.relay(write.submissions)
@@ -175,6 +184,8 @@ async def _changed(given: Body, hook: Callable[..., Any], *context: Any) -> Vali
 
 
 async def _after(hook: Callable[..., Any] | None, ctx: HookContext, row: Row) -> None:
+    if armed:
+        await reach("write.row")
     if hook is not None:
         await call_hook(hook, ctx, row)
 

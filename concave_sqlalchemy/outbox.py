@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from concave.errors import ConfigurationError, StoreError, TasksNotInitializedError
+from concave.failpoints import armed, reach
 from concave.store.records import NewTask
 from concave.tasks.defaults import announce_outbox, announced_outboxes, get_task_scheduler
 from concave.tasks.outbox import Submit
@@ -108,10 +109,14 @@ class Outbox:
         relayed = after = 0
         while rows := await self._left(after, until, submits):
             after = rows[-1].sequence
+            if armed:
+                await reach("sweep.read")
             tasks = await self._decoded(rows)
             for destination, each in submits.items():
                 ours = [task for row, task in tasks if row.destination == destination]
                 done = await _submit_all(each, ours) if ours else []
+                if armed:
+                    await reach("sweep.sent")
                 await self._delete(done)
                 relayed += len(done)
         return relayed
@@ -188,6 +193,10 @@ class Outbox:
             return
         async with self.transactions.writing() as session:
             await session.execute(delete(outbox_table).where(outbox_table.c.id.in_(ids)))
+            if armed:
+                await reach("outbox.deleting")
+        if armed:
+            await reach("outbox.deleted")
 
 
 async def _submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:

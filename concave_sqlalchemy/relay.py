@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from concave.errors import ConcaveError, TasksNotInitializedError
+from concave.failpoints import armed, reach
 from concave.store.records import NewTask
 from concave.tasks.defaults import get_task_scheduler
 from concave.tasks.scheduler import TaskScheduler
@@ -79,6 +80,8 @@ class Relay:
     async def _send_one(self, submission: Submission) -> None:
         scheduler = submission.scheduler or get_task_scheduler()
         await scheduler.submit_one(submission.task)
+        if armed:
+            await reach("outbox.sent")
         self._to_delete.append(submission.task.id)
         if self._deleting is None or self._deleting.done():
             self._hurry = asyncio.Event()

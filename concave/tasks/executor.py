@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from concave.clock import Timer
 from concave.errors import TaskInputError, TaskOutputError, TaskTimeoutError
+from concave.failpoints import armed, reach
 from concave.store.records import Cancel, Complete, Decision, Die, Lease, Release
 from concave.tasks.codec import CodecError
 from concave.tasks.context import TaskContext
@@ -96,6 +97,8 @@ async def execute(
             raise asyncio.CancelledError  # before it began
         value = _decoded(run) if definition.arity == 2 else None
         result = await _call(run, threads, value)
+        if armed:
+            await reach("worker.ran")
         if run.cause == "timeout":
             raise _timed_out(run)
         return Complete(_encoded(definition, result))

@@ -22,6 +22,7 @@ from concave.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from concave.failpoints import armed, reach
 from concave.kv.protocol import KV
 from concave.store.records import DAY, Fired, NewTask, ScheduleRecord
 from concave.tasks.define import TaskDefinition
@@ -190,7 +191,11 @@ class RecurringScheduler:
         troubled = False
         for schedule in due.schedules:
             try:
+                if armed:
+                    await reach("schedule.due")
                 await fire(self._kv, schedule, due.now)
+                if armed:
+                    await reach("schedule.fired")
             except StoreUnavailableError:
                 raise
             except Exception as error:

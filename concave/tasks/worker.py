@@ -15,6 +15,7 @@ from typing import Any
 
 from concave.clock import Micros, seconds
 from concave.errors import StoreError
+from concave.failpoints import armed, reach
 from concave.kv.protocol import KV
 from concave.store.protocol import WORK, abort_topic
 from concave.store.records import NOTHING_CLAIMED, Claim, Claimed, ClaimNames, Lease, Release
@@ -218,6 +219,8 @@ class TaskWorker:
         try:
             if batch:
                 accepted, claimed = await self._kv.store.settle(batch, claim)
+                if armed:
+                    await reach("worker.settled")
                 outcomes.answered(accepted)
             elif claim is not None:
                 claimed = await self._kv.store.claim(claim)
@@ -225,6 +228,8 @@ class TaskWorker:
             outcomes.failed(len(batch), error)
             raise
         if claim is not None:
+            if armed and claimed.leases:
+                await reach("worker.claimed")
             self._unanswered = None
         return claimed
 

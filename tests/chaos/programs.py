@@ -2,10 +2,13 @@
 
 import asyncio
 import signal
+from contextlib import ExitStack
 
 from concave import TaskContext, TaskDefinition, TaskRegistry, create_task_worker, define_task
 from concave.kv import RedisKV
 from concave.tasks import start_recurring_scheduler
+from concave.testing import FailPoint, fail_at, kill_process
+from tests.chaos import things
 from tests.chaos.ledger import Ledger
 
 PREFIX = "chaos"
@@ -46,3 +49,25 @@ async def ticker(url: str, ledger: str) -> None:
         await worker.start()
         await until_terminated()
         await worker.stop()
+
+
+# Web processes ----------------------------------------------------------------------------------------------------------
+
+
+async def web(
+    *,
+    url: str,
+    database: str,
+    ledger: str,
+    port_file: str,
+    workers: int,
+    fail_point: FailPoint | None = None,
+    after: int = 0,
+) -> None:
+    """Serves things; killed, if so ordered, when it has passed a fail-point some times."""
+    with ExitStack() as stack:
+        if fail_point is not None:
+            stack.enter_context(fail_at(fail_point, kill_process, after=after))
+        await things.serve(
+            url, prefix=PREFIX, database=database, ledger=ledger, port_file=port_file, workers=workers
+        )
