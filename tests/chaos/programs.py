@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from contextlib import ExitStack
+from typing import Any
 
 from concave import TaskContext, TaskDefinition, TaskRegistry, create_task_worker, define_task
 from concave.kv import RedisKV
@@ -10,6 +11,7 @@ from concave.tasks import start_recurring_scheduler
 from concave.testing import FailPoint, fail_at, kill_process
 from tests.chaos import things
 from tests.chaos.ledger import Ledger
+from tests.chaos.napping import nap
 
 PREFIX = "chaos"
 
@@ -71,3 +73,18 @@ async def web(
         await things.serve(
             url, prefix=PREFIX, database=database, ledger=ledger, port_file=port_file, workers=workers
         )
+
+
+# Workers ----------------------------------------------------------------------------------------------------------------
+
+
+async def napper(url: str, ledger: str, grace: float = 0, **options: Any) -> None:
+    """A worker of naps; at its end it writes down how many of its outcomes the store refused."""
+    book = Ledger(ledger)
+    async with RedisKV(url, prefix=PREFIX) as kv:
+        worker = create_task_worker(kv, TaskRegistry([nap(book)]), **options)
+        await worker.start()
+        book.note("started", 0)
+        await until_terminated()
+        await worker.stop(grace)
+        book.note("refused", worker.get_stats().stale_count)
