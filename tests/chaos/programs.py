@@ -2,10 +2,11 @@
 
 import asyncio
 import signal
+import time
 from contextlib import ExitStack
 from typing import Any
 
-from concave import TaskContext, TaskDefinition, TaskRegistry, create_task_worker, define_task
+from concave import TaskContext, TaskDefinition, TaskRegistry, TaskScheduler, create_task_worker, define_task
 from concave.kv import RedisKV
 from concave.tasks import start_recurring_scheduler
 from concave.testing import FailPoint, fail_at, kill_process
@@ -87,4 +88,19 @@ async def napper(url: str, ledger: str, grace: float = 0, **options: Any) -> Non
         book.note("started", 0)
         await until_terminated()
         await worker.stop(grace)
-        book.note("refused", worker.get_stats().stale_count)
+        book.note("refused", 0, str(worker.get_stats().stale_count))
+
+
+async def enqueuer(url: str, ledger: str, keys: int, calls: int, start_at: float) -> None:
+    """Enqueues so many times at once with each of some keys, in the same order and from the same moment as its like."""
+    book = Ledger(ledger)
+    async with RedisKV(url, prefix=PREFIX) as kv:
+        # A scheduler each: one alone would send them in one round trip.
+        schedulers = [TaskScheduler(kv) for _ in range(calls)]
+        await asyncio.sleep(start_at - time.monotonic())
+        for key in range(keys):
+            ids = await asyncio.gather(
+                *(each.enqueue(nap(), (key, 0.0), idempotency_key=f"key {key}") for each in schedulers)
+            )
+            for each in ids:
+                book.note("id", key, each)
