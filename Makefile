@@ -10,13 +10,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos model check lint types format build clean
+.PHONY: help demo test chaos model bench check lint types format build clean
 
 help:
 	@echo 'make demo    serve examples/shop.py on port $(PORT); CONCAVE_KV_URL=redis://… puts its tasks on Redis'
 	@echo 'make test    run every test, with coverage; needs no server and no Docker (ARGS="-k name" picks some)'
 	@echo 'make chaos   break processes and servers in every way we know and count, in the long form'
 	@echo 'make model   both stores beside a naive model of one, $(STEPS) steps each'
+	@echo 'make bench   ours beside its peers on one Redis (ARGS="--quick", "--only drain --peers SAQ")'
 	@echo 'make check   all checks: format, lint, types, imports, tests'
 	@echo 'make format  format the code and fix what ruff can fix'
 	@echo 'make build   build the wheel and the sdist into dist/'
@@ -40,6 +41,10 @@ chaos: .venv/dev.stamp
 model: .venv/dev.stamp
 	CONCAVE_MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -s tests/stores/test_model.py
 
+# Each peer gets an environment of its own under .bench/, and the report goes there too.
+bench: .venv/dev.stamp
+	$(BIN)/python -m benchmarks $(ARGS)
+
 check: lint types test
 
 lint: .venv/dev.stamp
@@ -60,7 +65,7 @@ build: .venv/dev.stamp
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf .venv .bench build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
 	    .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

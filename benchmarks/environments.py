@@ -1,0 +1,36 @@
+"""A virtual environment for each peer, with the versions that its requirements.txt pins."""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from benchmarks.catalogue import OURS, Peer
+from tests.servers.process import ROOT
+
+__all__ = ["prepare", "python_of"]
+
+FOLDER = ROOT / ".bench" / "venvs"
+
+
+def python_of(peer: Peer) -> Path:
+    """The interpreter that runs a peer's scripts; ours run in the environment that runs the benchmark."""
+    if peer.folder == OURS.folder:
+        return Path(sys.executable)
+    return FOLDER / peer.folder / "bin" / "python"
+
+
+def prepare(peer: Peer) -> None:
+    """Make a peer's environment, unless it is there with these very requirements."""
+    if peer.folder == OURS.folder:
+        return
+    wanted = (ROOT / "benchmarks" / "peers" / peer.folder / "requirements.txt").read_text()
+    home = FOLDER / peer.folder
+    stamp = home / "installed.txt"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    print(f"installing {peer.folder} ...", flush=True)
+    venv.create(home, with_pip=True, clear=True)
+    install = [str(python_of(peer)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, *wanted.split()], check=True)
+    stamp.write_text(wanted)
