@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.catalogue import PEERS, Peer
 from benchmarks.environments import prepare
-from benchmarks.measures import drain
+from benchmarks.measures import drain, enqueue, growth, idle, latency, memory_store
 from benchmarks.plan import FULL, QUICK, Measure, Scale
 from benchmarks.report import Report
 from benchmarks.running import carry_out
@@ -30,7 +30,14 @@ def main() -> None:
 
 
 def _measures(peers: Sequence[Peer], url: str, scale: Scale) -> list[Measure]:
-    return [*drain.measures(peers, url, scale)]
+    return [
+        *drain.measures(peers, url, scale),
+        *enqueue.measures(peers, url, scale),
+        *latency.measures(peers, url, scale),
+        *idle.measures(peers, url, scale),
+        *growth.measures(url, scale),
+        *memory_store.measures(scale),
+    ]
 
 
 def _options() -> argparse.Namespace:

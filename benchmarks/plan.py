@@ -1,11 +1,22 @@
 """A benchmark as data: what is run, beside what, and what must come out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-__all__ = ["FULL", "QUICK", "Figures", "Goal", "Measure", "Result", "Run", "Scale", "Scenario"]
+__all__ = [
+    "FULL",
+    "QUICK",
+    "Figures",
+    "Goal",
+    "Measure",
+    "Result",
+    "Run",
+    "Scale",
+    "Scenario",
+    "beside_fastest",
+]
 
 Figures = Mapping[str, float]
 
@@ -32,6 +43,8 @@ class Scenario:
 
     name: str
     run: Callable[[], Figures]
+    competes: bool = True
+    """Whether it can be the fastest peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,7 @@ class Run:
     scenario: str
     figures: Figures
     base: Figures
+    competes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +84,13 @@ class Result:
             if run.scenario == scenario
         )
 
-    def best(self, figure: str, *, highest: bool) -> str:
-        """The scenario with the best median, the base aside."""
-        return (max if highest else min)(
-            (name for name in self.scenarios if name != self.base), key=lambda name: self.theirs(name, figure)
+    def best(self, figure: str, *, highest: bool, among: Collection[str] | None = None) -> str:
+        """The competing scenario with the best median, the base aside."""
+        rivals = dict.fromkeys(
+            run.scenario for run in self.runs if run.competes and run.scenario != self.base
         )
+        chosen = [name for name in rivals if among is None or name in among]
+        return (max if highest else min)(chosen, key=lambda name: self.theirs(name, figure))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +120,8 @@ class Measure:
     """Figure -> heading, for the table."""
 
 
-def beside_fastest(figure: str, *, highest: bool = True) -> Callable[[Result], float]:
+def beside_fastest(
+    figure: str, *, highest: bool = True, among: Collection[str] | None = None
+) -> Callable[[Result], float]:
     """Ours to the best peer's figure, for a goal."""
-    return lambda result: result.ratio(result.best(figure, highest=highest), figure)
+    return lambda result: result.ratio(result.best(figure, highest=highest, among=among), figure)

@@ -91,13 +91,15 @@ def _table(measure: Measure, result: Result) -> str:
     for name in result.scenarios:
         if name == result.base:
             continue
-        theirs = [
-            f"{_number(result.theirs(name, figure))} ({_number(result.ratio(name, figure))}×)"
-            for figure in measure.columns
-        ]
+        theirs = [_beside(result, name, figure) for figure in measure.columns]
         rows.append(f"| {name} | {' | '.join(theirs)} |")
     rows.append("\nIn brackets: the first row's figure divided by this one.")
     return "\n".join(rows)
+
+
+def _beside(result: Result, name: str, figure: str) -> str:
+    value, ratio = result.theirs(name, figure), result.ratio(name, figure)
+    return f"{_number(value)} ({_number(ratio)}×)" if value else _number(value)
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,7 @@ def carry_out(measure: Measure, rounds: int) -> Result:
         for other in measure.others:
             figures = _run(measure.key, other, number, rounds)
             base = _run(measure.key, measure.base, number, rounds)
-            runs.append(Run(other.name, figures, base))
+            runs.append(Run(other.name, figures, base, other.competes))
         if not measure.others:
             figures = _run(measure.key, measure.base, number, rounds)
             runs.append(Run(measure.base.name, figures, figures))

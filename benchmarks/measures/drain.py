@@ -38,7 +38,7 @@ def measures(peers: Sequence[Peer], url: str, scale: Scale) -> list[Measure]:
             "drain",
             f"Drain {scale.tasks:,} tasks of 100 bytes, one worker process, concurrency 100",
             ours,
-            [Scenario(peer.name, partial(drain, peer, url, scale.tasks)) for peer in workers],
+            [Scenario(peer.name, partial(drain, peer, url, scale.tasks), not peer.limit) for peer in workers],
             [
                 Goal("rate, beside the fastest peer", beside_fastest("rate"), 10, "at least", "×"),
                 Goal("worker CPU a task", lambda result: result.ours("worker_us"), 35, "at most", " µs"),
@@ -68,6 +68,7 @@ def drain(
     tasks: int,
     *,
     processes: int = 1,
+    delayed: int = 0,
     env: Mapping[str, str] | None = None,
     timeout: float = 300.0,
 ) -> dict[str, float]:
@@ -76,6 +77,8 @@ def drain(
     probe.flush()
     empty = probe.read()
     produce(peer, url, "fill", tasks, env)
+    if delayed:
+        produce(peer, url, "fill_delayed", delayed, env)
     before = probe.read()
     with ExitStack() as stack:
         workers = [stack.enter_context(worker(peer, url, tasks=tasks, env=env)) for _ in range(processes)]
@@ -97,7 +100,7 @@ def drain(
         "redis_us": cost.cpu / done * 1e6,
         "commands": cost.total / done,
         "rss_mb": rss / 1e6,
-        "queued_bytes": (before.memory - empty.memory) / tasks,
+        "queued_bytes": (before.memory - empty.memory) / (tasks + delayed),
         "finished_bytes": (after.memory - empty.memory) / done,
         "lost": float(tasks - done),
         "twice": float(sum(count - 1 for count in runs if count > 1)),

@@ -5,6 +5,7 @@ from benchmarks.peers.produce import main
 from benchmarks.peers.settings import DATA, URL
 from concave.kv import create_kv
 from concave.tasks import TaskScheduler
+from concave.tasks.submission import submission
 
 
 class Producer:
@@ -23,6 +24,13 @@ class Producer:
         for offset, task in enumerate(tasks):
             inputs = [Work(index=index, data=DATA) for index in indexes[offset :: len(tasks)]]
             await self.scheduler.enqueue_many(task, inputs)
+
+    async def schedule_many(self, count: int) -> None:
+        for start in range(0, count, 10_000):
+            numbers = range(start, min(start + 10_000, count))
+            await self.scheduler.submit(
+                [submission(work, Work(index=number, data=DATA), delay=3600) for number in numbers]
+            )
 
     async def run(self, index: int) -> object:
         return await self.scheduler.wait(await self.enqueue(index), timeout=30)
