@@ -8,13 +8,14 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Table, func, insert, select
+from sqlalchemy import Table, func, insert, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 
 from concave.failpoints import armed, reach
 from concave.hooks import HookContext, ResourceHooks, Row, call_hook
 from concave_sqlalchemy.defaults import defaults_of
+from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.pagination import PageRequest, encode_cursor
 from concave_sqlalchemy.problems import Problem
@@ -36,25 +37,29 @@ class Operations:
         self._hooks = hooks
         self._outbox = outbox
         self._transactions = outbox.transactions
-        self._key = schema.key.column
+        self._key = schema.key
         self._names = frozenset(field.name for field in schema.fields)
         self._columns = [field.column.label(field.name) for field in schema.fields]
         self._select = select(*self._columns)
+        self._select_one = self._select.where(schema.key.condition)
+        self._lock_one = self._select_one.with_for_update()
+        self._delete_one = table.delete().where(schema.key.condition).returning(*self._columns)
         self._count = select(func.count()).select_from(table)
 
     # Reading
 
     async def page(self, wanted: PageRequest) -> bytes:
         """A page of rows in the order of their keys, as JSON."""
-        statement = self._select.order_by(self._key).limit(wanted.limit + 1)
-        if wanted.has_cursor:
-            statement = statement.where(self._key > wanted.after)
+        columns = self._key.columns
+        statement = self._select.order_by(*columns).limit(wanted.limit + 1)
+        if wanted.after is not None:
+            statement = statement.where(tuple_(*columns) > tuple_(*wanted.after))
         async with self._transactions.reading() as session:
             found = (await session.execute(statement)).mappings().all()
             total = (await session.execute(self._count)).scalar_one() if wanted.total_count else None
         items = [self._schema.row_of(row) for row in found[: wanted.limit]]
         has_more = len(found) > wanted.limit
-        cursor = encode_cursor(items[-1][self._schema.key.name]) if has_more else None
+        cursor = encode_cursor(self._key.of_row(items[-1])) if has_more else None
         page = {"items": items, "nextCursor": cursor, "hasMore": has_more}
         return self._schema.page_to_json(page if total is None else {**page, "totalCount": total})
 
@@ -63,10 +68,10 @@ class Operations:
         async with self._transactions.reading() as session:
             return int((await session.execute(self._count)).scalar_one())
 
-    async def get(self, key: Any) -> bytes:
+    async def get(self, key: KeyValue) -> bytes:
         """One row as JSON; 404 where there is none."""
         async with self._transactions.reading() as session:
-            return self._schema.to_json(await self._one(session, self._select.where(self._key == key)))
+            return self._schema.to_json(await self._one(session, self._select_one, key))
 
     # Writing. The answer is made before the commit: nothing that could fail comes after it.
 
@@ -84,16 +89,16 @@ class Operations:
             await _after(self._hooks.on_after_create, write.ctx, row)
         return answer
 
-    async def patch(self, request: Request, user: Any, key: Any, body: Mapping[str, Any]) -> bytes:
+    async def patch(self, request: Request, user: Any, key: KeyValue, body: Mapping[str, Any]) -> bytes:
         """Change some columns. A change of nothing returns the row as it is and is no update: no after-hook, no trigger."""
         return await self._update(request, user, key, body, whole=False)
 
-    async def replace(self, request: Request, user: Any, key: Any, body: Mapping[str, Any]) -> bytes:
+    async def replace(self, request: Request, user: Any, key: KeyValue, body: Mapping[str, Any]) -> bytes:
         """Change all columns: those that neither client nor hook gave go back to their defaults."""
         return await self._update(request, user, key, body, whole=True)
 
     async def _update(
-        self, request: Request, user: Any, key: Any, body: Mapping[str, Any], *, whole: bool
+        self, request: Request, user: Any, key: KeyValue, body: Mapping[str, Any], *, whole: bool
     ) -> bytes:
         schema, hook = self._schema, self._hooks.on_before_update
         async with self._writing(request, user) as write:
@@ -102,7 +107,9 @@ class Operations:
             given = schema.from_client(model, self._without_key(body, key), hooked=hook is not None)
             data = given.values
             if hook is not None:
-                data = schema.from_hook(schema.updatable, await _changed(given, hook, write.ctx, key))
+                data = schema.from_hook(
+                    schema.updatable, await _changed(given, hook, write.ctx, self._key.plain(key))
+                )
                 if given.missing is not None and any(
                     given.lacks(name) and name not in data for name in self._names
                 ):
@@ -111,20 +118,19 @@ class Operations:
                 data |= defaults_of(schema.replaceable, data, dialect=write.session.get_bind().dialect.name)
             if not data:
                 return schema.to_json(current)
-            statement = self._table.update().where(self._key == key).values(schema.for_database(data))
-            row = await self._one(write.session, statement.returning(*self._columns))
+            statement = self._table.update().where(self._key.condition).values(schema.for_database(data))
+            row = await self._one(write.session, statement.returning(*self._columns), key)
             answer = schema.to_json(row)
             await _after(self._hooks.on_after_update, write.ctx, row)
         return answer
 
-    async def delete(self, request: Request, user: Any, key: Any) -> None:
+    async def delete(self, request: Request, user: Any, key: KeyValue) -> None:
         """Delete a row; the after-hook gets it as it was."""
         async with self._writing(request, user) as write:
             await self._locked(write.session, key)
             if self._hooks.on_before_delete is not None:
-                await call_hook(self._hooks.on_before_delete, write.ctx, key)
-            statement = self._table.delete().where(self._key == key).returning(*self._columns)
-            row = await self._one(write.session, statement)
+                await call_hook(self._hooks.on_before_delete, write.ctx, self._key.plain(key))
+            row = await self._one(write.session, self._delete_one, key)
             await _after(self._hooks.on_after_delete, write.ctx, row)
 
     @asynccontextmanager
@@ -151,23 +157,25 @@ class Operations:
             await _call_after_commit(callback)
         await self._outbox.relay(write.submissions)
 
-    async def _locked(self, session: AsyncSession, key: Any) -> Row:
+    async def _locked(self, session: AsyncSession, key: KeyValue) -> Row:
         """The row that is about to be changed, so that it stays as it is until then; 404 where there is none."""
-        return await self._one(session, self._select.where(self._key == key).with_for_update())
+        return await self._one(session, self._lock_one, key)
 
-    async def _one(self, session: AsyncSession, statement: Any) -> Row:
+    async def _one(self, session: AsyncSession, statement: Any, key: KeyValue = ()) -> Row:
         """The one row of a statement; 404 where there is none."""
-        found = (await session.execute(statement)).mappings().one_or_none()
+        found = (await session.execute(statement, self._key.parameters(key))).mappings().one_or_none()
         if found is None:
             raise Problem(404, "there is no such row")
         return self._schema.row_of(found)
 
-    def _without_key(self, body: Mapping[str, Any], key: Any) -> Mapping[str, Any]:
+    def _without_key(self, body: Mapping[str, Any], key: KeyValue) -> Mapping[str, Any]:
         """A body without the row's own key, which a client that sends back what it got will have in it."""
-        name = self._schema.key.name
-        if name in body and str(body[name]) == str(key):
-            return {field: value for field, value in body.items() if field != name}
-        return body
+        own = {
+            name
+            for name, value in zip(self._key.names, key, strict=True)
+            if str(body.get(name)) == str(value)
+        }
+        return {field: value for field, value in body.items() if field not in own} if own else body
 
 
 async def _changed(given: Body, hook: Callable[..., Any], *context: Any) -> Validated:

@@ -11,12 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 
+from concave_sqlalchemy.keys import Key, KeyValue
 from concave_sqlalchemy.problems import Problem
 
 __all__ = ["PageRequest", "encode_cursor", "no_parameters", "read_page_request"]
 
 PARAMETERS = frozenset({"limit", "cursor", "totalCount"})
 MAX_CURSOR = 2048
+PARTS = TypeAdapter(list[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +26,11 @@ class PageRequest:
     """Which page a client wants: at most `limit` rows whose key comes after `after` (None: from the first)."""
 
     limit: int
-    after: Any
-    has_cursor: bool
+    after: KeyValue | None
     total_count: bool
 
 
-def read_page_request(
-    query: QueryParams, key: TypeAdapter[Any], *, default_limit: int, max_limit: int
-) -> PageRequest:
+def read_page_request(query: QueryParams, key: Key, *, default_limit: int, max_limit: int) -> PageRequest:
     """The page that query parameters ask for. 400 for one that is unknown, repeated or can't be."""
     given: Mapping[str, str] = dict(query)
     for name in query:
@@ -43,7 +42,6 @@ def read_page_request(
     return PageRequest(
         limit=_limit(given.get("limit"), default_limit, max_limit),
         after=None if cursor is None else _decode_cursor(cursor, key),
-        has_cursor=cursor is not None,
         total_count=_flag("totalCount", given.get("totalCount")),
     )
 
@@ -54,19 +52,17 @@ def no_parameters(query: QueryParams) -> None:
         raise Problem(400, f"unknown query parameter {name!r}; there are none here")
 
 
-def encode_cursor(key: Any) -> str:
+def encode_cursor(key: KeyValue) -> str:
     """A cursor that stands for the row with this key."""
-    return urlsafe_b64encode(to_json([key])).decode().rstrip("=")
+    return urlsafe_b64encode(to_json(key)).decode().rstrip("=")
 
 
-def _decode_cursor(cursor: str, key: TypeAdapter[Any]) -> Any:
+def _decode_cursor(cursor: str, key: Key) -> KeyValue:
     try:
         if len(cursor) > MAX_CURSOR:
             raise ValueError("too long")
         data = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-        if not (data.startswith(b"[") and data.endswith(b"]")):
-            raise ValueError("not a row's key")
-        value = key.validate_json(data[1:-1])
+        value = key.checked(PARTS.validate_json(data))
     except (ValueError, ValidationError) as error:
         raise _wrong_cursor() from error
     # Decoders forgive a lot; what was not written here, letter by letter, is not ours.

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -18,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks
 from concave_sqlalchemy.body import limited, read_object
-from concave_sqlalchemy.fields import ResourceField, fields_of, is_unique, table_of
+from concave_sqlalchemy.fields import fields_of, table_of
+from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
 from concave_sqlalchemy.operations import Operations
 from concave_sqlalchemy.outbox import Outbox
@@ -88,7 +88,7 @@ class Resource:
                 no_parameters(request.query_params)
                 return _json({"count": await self._operations.count()})
             case _:
-                return await self._item(request, user, path[1:])
+                return await self._item(request, user, path_id(request.scope))
 
     async def _collection(self, request: Request, user: Any) -> Response:
         _allow(request, "GET", "POST")
@@ -98,7 +98,7 @@ class Resource:
             return _response(await self._operations.create(request, user, body), status=201)
         wanted = read_page_request(
             request.query_params,
-            self._schema.key_adapter,
+            self._schema.key,
             default_limit=self._default_limit,
             max_limit=self._max_limit,
         )
@@ -107,7 +107,7 @@ class Resource:
     async def _item(self, request: Request, user: Any, text: str) -> Response:
         _allow(request, "GET", "PATCH", "PUT", "DELETE")
         no_parameters(request.query_params)
-        key = self._schema.read_key(text)
+        key = self._schema.key.read(text)
         match request.method:
             case "PATCH":
                 body = await read_object(request)
@@ -142,7 +142,7 @@ def use_resource(
     """A REST resource of a mapped class or a `Table`.
 
     `session`: an ``async_sessionmaker`` on SQLite (aiosqlite) or PostgreSQL (asyncpg). `id`: the field that tells rows apart;
-    the primary key by default. `hooks`: see `ResourceHooks` and `create_task_trigger_hooks`. `user`: from a request, sync or
+    the primary key by default, which may be of several columns (``/a,b``; hooks see it as a tuple). `hooks`: see `ResourceHooks` and `create_task_trigger_hooks`. `user`: from a request, sync or
     async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse.
     `default_limit`, `max_limit`: rows of a page. `max_body`: bytes.
 
@@ -152,7 +152,7 @@ def use_resource(
     """
     found, mapper = table_of(table)
     fields = fields_of(found, mapper)
-    schema = RowSchema.of(found.name, fields, _key_of(found, fields, id))
+    schema = RowSchema.of(found.name, fields, key_of(found, fields, id))
     if not 1 <= default_limit <= max_limit:
         raise ConfigurationError(
             f"default_limit must be 1 to max_limit, not {default_limit} with {max_limit}"
@@ -166,19 +166,6 @@ def use_resource(
         default_limit=default_limit,
         max_limit=max_limit,
         max_body=max_body,
-    )
-
-
-def _key_of(table: Table, fields: list[ResourceField], given: str | None) -> ResourceField:
-    keys = [field for field in fields if (field.is_key if given is None else field.name == given)]
-    if len(keys) == 1 and (keys[0].column.nullable or not is_unique(table, keys[0].column)):
-        raise ConfigurationError(f"id={given!r} of table {table.name!r} must be unique and never NULL")
-    if len(keys) == 1:
-        return keys[0]
-    if given is not None:
-        raise ConfigurationError(f"table {table.name!r} has no column {given!r}")
-    raise ConfigurationError(
-        f"table {table.name!r} has {len(keys)} primary key columns; name one that is unique: id=…"
     )
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_json
 from sqlalchemy import JSON, DateTime, LargeBinary, RowMapping, null
 
 from concave_sqlalchemy.fields import ResourceField
+from concave_sqlalchemy.keys import Key
 from concave_sqlalchemy.problems import Problem, invalid
 
 __all__ = ["Body", "BodyModel", "RowSchema", "Validated"]
@@ -58,19 +59,18 @@ class RowSchema:
     """A change after a before-hook."""
     replaceable: tuple[ResourceField, ...]
     """What PUT sets, whether it is given or not."""
-    key: ResourceField
-    key_adapter: TypeAdapter[Any]
+    key: Key
     zoned: tuple[str, ...]
     """The fields that hold moments in time."""
     binary: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, fields: Iterable[ResourceField], key: ResourceField) -> RowSchema:
+    def of(cls, name: str, fields: Iterable[ResourceField], key: Key) -> RowSchema:
         """The schema of a table whose rows are told apart by `key`."""
         every = tuple(fields)
         not_computed = [field for field in every if not field.computed]
         settable = [field for field in every if not field.generated]
-        changeable = [field for field in settable if field is not key and not field.is_key]
+        changeable = [field for field in settable if not (field.is_key or field.name in key.names)]
         patch = _model(f"{name}Patch", changeable, optional=_always)
         return cls(
             fields=every,
@@ -83,25 +83,14 @@ class RowSchema:
             insertable=_model(f"{name}Insert", not_computed, optional=_has_default),
             updatable=_model(
                 f"{name}Update",
-                [field for field in not_computed if field is not key and not field.is_key],
+                [field for field in not_computed if not (field.is_key or field.name in key.names)],
                 optional=_always,
             ),
             replaceable=tuple(changeable),
             key=key,
-            key_adapter=TypeAdapter(key.type),
             zoned=tuple(field.name for field in every if _is_zoned(field)),
             binary=tuple(field.name for field in every if isinstance(field.column.type, LargeBinary)),
         )
-
-    def read_key(self, text: str) -> Any:
-        """The key that a path names; 404 where it can't be one."""
-        try:
-            key = self.key_adapter.validate_strings(text)
-        except ValidationError as error:
-            raise Problem(404, "there is no such row") from error
-        if isinstance(key, int) and str(key) != text:  # a row has one path, and not 1_0, 1.0 and +1 as well
-            raise Problem(404, "there is no such row")
-        return key
 
     def from_client(self, model: BodyModel, body: Mapping[str, Any], *, hooked: bool) -> Body:
         """What a client sent, checked; 422 with each field's error where it isn't valid.

@@ -1,0 +1,147 @@
+"""What tells a table's rows apart, one column or several; and a row's key as the last part of its path.
+
+A path holds the key's values, each percent-escaped, with commas between them: ``/7``, ``/eu-1,42``, ``/a%2Cb,7``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import quote, unquote
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json, to_jsonable_python
+from sqlalchemy import Column, ColumnElement, Table, and_, bindparam
+from starlette.types import Scope
+
+from concave.errors import ConfigurationError
+from concave_sqlalchemy.fields import ResourceField, is_unique
+from concave_sqlalchemy.mount import route_path
+from concave_sqlalchemy.problems import Problem
+
+__all__ = ["Key", "KeyValue", "key_of", "path_id"]
+
+KeyValue: TypeAlias = tuple[Any, ...]
+"""A row's key: a value for each of its columns, in their order; of length one where the key is one column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The columns that tell rows apart: unique together, never NULL."""
+
+    fields: tuple[ResourceField, ...]
+    adapters: tuple[TypeAdapter[Any], ...]
+    condition: ColumnElement[bool]
+    """``WHERE`` it is this row, with parameters that `parameters` names: statements with it are built once."""
+
+    @classmethod
+    def of(cls, fields: Sequence[ResourceField]) -> Key:
+        """The key of these fields."""
+        named = [
+            field.column == bindparam(_parameter(at), type_=field.column.type)
+            for at, field in enumerate(fields)
+        ]
+        return cls(tuple(fields), tuple(TypeAdapter(field.type) for field in fields), and_(*named))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields' names."""
+        return tuple(field.name for field in self.fields)
+
+    @property
+    def columns(self) -> tuple[Column[Any], ...]:
+        """Their columns."""
+        return tuple(field.column for field in self.fields)
+
+    def parameters(self, key: KeyValue) -> dict[str, Any]:
+        """The parameters of `condition` for one row."""
+        return {_parameter(at): value for at, value in enumerate(key)}
+
+    def of_row(self, row: Mapping[str, Any]) -> KeyValue:
+        """The key of a row, which is a dict by field name."""
+        return tuple(row[field.name] for field in self.fields)
+
+    def read(self, text: str) -> KeyValue:
+        """The key that a path names (see `path_id`), typed by its columns. Raises `Problem` 404 where it can't be one."""
+        parts = text.split(",") if len(self.fields) > 1 else [text]
+        if len(parts) != len(self.fields):
+            raise _no_such_row()
+        return tuple(map(_read, self.adapters, map(unquote, parts)))
+
+    def checked(self, values: Sequence[Any]) -> KeyValue:
+        """A key from JSON's values. Raises ``ValueError`` for what can't be one."""
+        return tuple(
+            adapter.validate_json(to_json(value))
+            for adapter, value in zip(self.adapters, values, strict=True)
+        )
+
+    def render(self, key: KeyValue) -> str:
+        """A key as part of a path, escaped: what `read` takes back."""
+        return ",".join(quote(_text(value), safe="") for value in key)
+
+    def plain(self, key: KeyValue) -> Any:
+        """A key as hooks see it: the bare value where it is one column, else the tuple."""
+        return key[0] if len(self.fields) == 1 else key
+
+
+def key_of(table: Table, fields: Sequence[ResourceField], id: str | None = None) -> Key:
+    """The key of a table: its primary key, or the field that is called `id`.
+
+    Raises `ConfigurationError` where there is none, or where it is not unique or may be NULL.
+    """
+    if id is None:
+        keys = [field for field in fields if field.is_key]
+        if len(keys) != len(table.primary_key.columns) or not keys:
+            raise ConfigurationError(
+                f"table {table.name!r} has no primary key that is mapped whole; name a column that is unique: id=…"
+            )
+        return Key.of(keys)
+    found = [field for field in fields if field.name == id]
+    if not found:
+        raise ConfigurationError(f"table {table.name!r} has no column {id!r}")
+    if found[0].column.nullable or not is_unique(table, found[0].column):
+        raise ConfigurationError(f"id={id!r} of table {table.name!r} must be unique and never NULL")
+    return Key.of(found)
+
+
+def path_id(scope: Scope) -> str:
+    """The part of a request's path below the resource, as it was sent: still escaped, so that a comma inside of a value
+    isn't one between two values.
+    """
+    path = route_path(scope)
+    # ASGI's `path` is unescaped. `raw_path` isn't, but is optional and holds all that stands before: what unescapes to
+    # our part is our part.
+    raw = scope.get("raw_path") or b""
+    sent = raw.decode("latin-1").partition("?")[0]
+    at = len(sent)
+    while (at := sent.rfind("/", 0, at)) != -1:
+        if unquote(sent[at:]) == path:
+            return sent[at + 1 :]
+    return quote(path[1:], safe=",")
+
+
+def _read(adapter: TypeAdapter[Any], text: str) -> Any:
+    try:
+        value = adapter.validate_strings(text)
+    except ValidationError as error:
+        raise _no_such_row() from error
+    if isinstance(value, int) and not isinstance(value, bool) and str(value) != text:
+        raise _no_such_row()  # a row has one path, and not 1_0, 1.0 and +1 as well
+    return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    plain = to_jsonable_python(value, bytes_mode="base64")
+    return plain if isinstance(plain, str) else str(plain).lower() if isinstance(plain, bool) else str(plain)
+
+
+def _parameter(at: int) -> str:
+    # Not a column's name: SQLAlchemy reserves those for what an UPDATE sets.
+    return f"concave_key_{at}"
+
+
+def _no_such_row() -> Problem:
+    return Problem(404, "there is no such row")
