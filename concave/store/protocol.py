@@ -156,6 +156,11 @@ class Store(Protocol):
         creation of the task it was folded into, and never before its own delay or time. That task takes the
         submission's idempotency key if it has none yet; otherwise the key stands for it as long as it would after a
         completion.
+
+        Under a debounce key whose submissions are numbered (`Debounce.sequence`) the highest number wins, until a day
+        after it was due: one that comes later with a lower number changes nothing, and the task that stands last under
+        the key stands for it. And a task that was claimed before doesn't run again (for a retry, say) once another one
+        stands last: it is cancelled. One without a number is the latest of all.
         """
         ...
 

@@ -22,6 +22,10 @@ MAX_FAILURES = 20
 """How many failed attempts a record remembers in full: the latest."""
 
 
+SUPERSEDED = "a newer task has taken its place"
+"""How a task ends that another one has taken the place of before it could run again."""
+
+
 def crash_reason(crashes: int) -> str:
     """Why a task is dead that took its workers down."""
     return f"its worker died {crashes} times while it ran (max_crashes)"
@@ -45,11 +49,16 @@ class Retention(NamedTuple):
 
 
 class Debounce(NamedTuple):
-    """Calls with one `key` become one task, due `window` after the last call, `max_wait` after the first."""
+    """Calls with one `key` become one task, due `window` after the last call, `max_wait` after the first.
+
+    `sequence` orders calls that may arrive in another order than that in which they were made: one that comes after a
+    call with a higher number changes nothing. None or 0: not numbered, the last to arrive wins.
+    """
 
     key: str
     window: Micros
     max_wait: Micros | None
+    sequence: int | None = None
 
 
 class NewTask(NamedTuple):

@@ -23,6 +23,7 @@ from concave.testing.suite_keys import KeysSuite
 from concave.testing.suite_leases import LeasesSuite
 from concave.testing.suite_locks import LocksSuite
 from concave.testing.suite_looking import LookingSuite
+from concave.testing.suite_numbered import NumberedSuite
 from concave.testing.suite_retention import RetentionSuite
 from concave.testing.suite_schedules import SchedulesSuite
 from concave.testing.suite_settling import SettlingSuite
@@ -34,6 +35,7 @@ __all__ = ["StoreSuite"]
 class StoreSuite(
     AddingSuite,
     KeysSuite,
+    NumberedSuite,
     ClaimingSuite,
     SettlingSuite,
     LeasesSuite,

@@ -229,5 +229,5 @@ async def _read_key(client: Any, namespace: Namespace, key: bytes, name: str, ty
     elif kind in {"k", "b"}:
         value = await client.get(key)
         namespace.holders[name] = (_values(value)[0] if kind == "k" else value).decode()
-    elif kind not in {"s", "w", "lock"}:
+    elif kind not in {"o", "s", "w", "lock"}:
         namespace.other.append(name)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from concave.store.records import (
     DAY,
     MAX_FAILURES,
+    SUPERSEDED,
     Cancel,
     Claim,
     Complete,
@@ -124,6 +125,8 @@ class Model:
         self.tasks: dict[str, ModelTask] = {}
         self.submissions: dict[str, tuple[str, int]] = {}
         self.keys: dict[Key, tuple[str, int | None]] = {}
+        self.latest: dict[Key, tuple[int, str, int]] = {}
+        """The highest number under a debounce key, the task that stands last there, until when it is known."""
 
     # Time
 
@@ -133,6 +136,7 @@ class Model:
             self._forget(task)
         self.keys = {key: held for key, held in self.keys.items() if held[1] is None or held[1] > now}
         self.submissions = {each: known for each, known in self.submissions.items() if known[1] > now}
+        self.latest = {key: known for key, known in self.latest.items() if known[2] > now}
 
     def moments(self) -> Iterator[int]:
         """When something happens by itself."""
@@ -160,7 +164,15 @@ class Model:
             return new.id
         if new.id in self.submissions:
             return self.submissions[new.id][0]
+        key, number = _debounce_key(new), (new.debounce and new.debounce.sequence) or 0
+        highest, last, until = self.latest.get(key, (0, "", 0))
+        if 0 < number <= highest:
+            self.submissions[new.id] = last, self.now + DAY
+            return last
         standing = self._holder(new) or self._debounced(new)
+        if new.debounce and (number or highest):
+            until = max(until, max(self._due(new, created), self.now) + DAY)
+            self.latest[key] = number or highest, standing or new.id, until
         if standing:
             self.submissions[new.id] = standing, self.now + DAY
             return standing
@@ -173,17 +185,24 @@ class Model:
         return self.keys.get((new.name, new.idempotency_key or ""), (None, None))[0]
 
     def _debounced(self, new: NewTask) -> str | None:
-        for task in self.tasks.values():
-            if (
-                new.debounce is not None
-                and task.new.debounce is not None
-                and (task.new.name, task.new.debounce.key) == (new.name, new.debounce.key)
-                and not (task.claimed_once or task.ended)
-            ):
+        if new.debounce is None:
+            return None
+        key = _debounce_key(new)
+        waiting = [
+            task
+            for task in self.tasks.values()
+            if _debounce_key(task.new) == key and not (task.run or task.ended)
+        ]
+        for task in waiting:
+            if not task.claimed_once:
                 task.input, task.due = new.input, self._due(new, task.created)
                 if new.idempotency_key is not None:
                     self._fold_key(task, new, new.idempotency_key)
                 return task.new.id
+        if new.debounce.sequence or key in self.latest:
+            for task in waiting:
+                task.last_run = None
+                self._end(task, "cancelled", SUPERSEDED)
         return None
 
     def _fold_key(self, task: ModelTask, new: NewTask, key: str) -> None:
@@ -313,7 +332,11 @@ class Model:
             )
 
     def _wait(self, task: ModelTask, due: int, *, failed: bool = False) -> None:
-        task.due, task.failed = due, failed
+        _, last, _ = self.latest.get(_debounce_key(task.new), (0, task.new.id, 0))
+        if last == task.new.id:
+            task.due, task.failed = due, failed
+        else:
+            self._end(task, "cancelled", SUPERSEDED)
 
     def _end(self, task: ModelTask, status: TaskStatus, reason: str | None) -> None:
         task.ended, task.ended_at, task.reason = status, self.now, reason
@@ -359,3 +382,7 @@ class Model:
             and (query.created_before is None or task.created < query.created_before)
         ]
         return found[query.offset : query.offset + query.limit]
+
+
+def _debounce_key(new: NewTask) -> Key:
+    return new.name, new.debounce.key if new.debounce else ""

@@ -33,11 +33,18 @@ RETENTIONS = st.builds(
     dead=st.sampled_from([HOUR, 90 * 24 * HOUR]),
     key=st.sampled_from([10 * MINUTE, 24 * HOUR]),
 )
-DEBOUNCES = st.builds(
+PLAIN_DEBOUNCES = st.builds(
     Debounce,
     key=st.sampled_from(["x", "y"]),
     window=st.sampled_from([0, SECOND, MINUTE]),
     max_wait=st.sampled_from([None, 1, SECOND, 2 * MINUTE]),
+    sequence=st.none(),
+)
+# The calls under a key are all numbered, or none of them.
+DEBOUNCES = PLAIN_DEBOUNCES | st.builds(
+    lambda plain, sequence: plain._replace(key="numbered", sequence=sequence),
+    PLAIN_DEBOUNCES,
+    st.integers(1, 12),
 )
 FAILURES = st.sampled_from([Failure("boom"), Failure("é", "trace")])
 DECISIONS: st.SearchStrategy[Decision] = st.one_of(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from concave.clock import Micros
 from concave.store.records import Failure, NewTask, TaskRecord, TaskStatus
 
-__all__ = ["WAITING", "Entry"]
+__all__ = ["WAITING", "Entry", "due_of"]
 
 WAITING = frozenset[TaskStatus]({"pending", "scheduled", "failed"})
 
@@ -77,3 +77,18 @@ class Entry:
             self.revived_from,
             self.progress,
         )
+
+
+def due_of(new: NewTask, now: Micros, created: Micros) -> Micros:
+    """When a submission is due.
+
+    A debounced one waits for its window, which counts from now and is bounded by `max_wait` from the creation of the
+    task that it makes or joins; it is never earlier than it was asked for.
+    """
+    asked = now + new.delay if new.at is None else new.at
+    if new.debounce is None:
+        return asked
+    window = now + new.debounce.window
+    if new.debounce.max_wait is not None:
+        window = min(window, created + new.debounce.max_wait)
+    return max(asked, window)

@@ -7,14 +7,16 @@ import itertools
 from collections.abc import Iterable
 
 from concave.clock import Micros
-from concave.store.memory.entry import WAITING, Entry
+from concave.store.memory.entry import WAITING, Entry, due_of
 from concave.store.memory.expiries import Expiries
 from concave.store.memory.lanes import Lanes
 from concave.store.memory.listeners import Topics
+from concave.store.memory.numbering import Numbering
 from concave.store.protocol import DEAD, WORK, abort_topic, done_topic
 from concave.store.records import (
     DAY,
     MAX_FAILURES,
+    SUPERSEDED,
     Cancel,
     Claim,
     Claimed,
@@ -52,6 +54,7 @@ class State:
         self._stands_for: dict[str, str] = {}
         self._last_claims: dict[str, tuple[str, list[Entry], Micros]] = {}
         self._expiries = Expiries()
+        self._numbering = Numbering(self._expiries)
 
     def tick(self, now: Micros) -> int:
         """Let time pass: forget what has expired, take back what dead workers held, promote what is due."""
@@ -68,32 +71,38 @@ class State:
             return new.id
         if standing := self._stands_for.get(new.id):
             return standing
-        if new.idempotency_key is not None and (
-            holder := self._held_keys.get((new.name, new.idempotency_key))
-        ):
-            return self._remember(new.id, holder, now)
-        if new.debounce is not None and (waiting := self._debounce(new, now)):
-            return self._remember(new.id, waiting, now)
+        if overtaken := self._numbering.overtaken(new):
+            return self._remember(new.id, overtaken, now)
+        other = self._held_keys.get((new.name, new.idempotency_key or "")) or self._debounce(new, now)
+        if self._numbering.concerns(new):
+            self._numbering.note(new, other or new.id, max(now, due_of(new, now, created)))
+        if other:
+            return self._remember(new.id, other, now)
         if new.idempotency_key is not None:
             self._held_keys[new.name, new.idempotency_key] = new.id
         entry = Entry(new, created, now, "pending", new.input, idempotency_key=new.idempotency_key)
         self.entries[new.id] = entry
-        self._wait(entry, "scheduled", _due(new, now, created), now)
+        self._wait(entry, "scheduled", due_of(new, now, created), now)
         return new.id
 
     def _debounce(self, new: NewTask, now: Micros) -> str | None:
         """Fold a submission into the task that waits under its debounce key, if one still does."""
-        assert new.debounce is not None
+        if new.debounce is None:
+            return None
         key = (new.name, new.debounce.key)
         waiting = self.entries.get(self._debounced.setdefault(key, new.id))
         if waiting is None or waiting.claimed_once or waiting.status not in WAITING:
+            if waiting and waiting.status in WAITING and self._numbering.concerns(new):
+                # It must not run again after a newer one.
+                self.lanes.remove(waiting)
+                self._supersede(waiting, now)
             self._debounced[key] = new.id
             return None
         if new.idempotency_key is not None:
             self._take_key(waiting, new, now)
         self.lanes.remove(waiting)
         waiting.input = new.input
-        self._wait(waiting, "scheduled", _due(new, now, waiting.created_at), now)
+        self._wait(waiting, "scheduled", due_of(new, now, waiting.created_at), now)
         return waiting.new.id
 
     def _take_key(self, waiting: Entry, new: NewTask, now: Micros) -> None:
@@ -204,10 +213,10 @@ class State:
                 self._end(entry, "completed", now)
             case Retry(delay, failure):
                 self._fail(entry, failure, now)
-                self._wait(entry, "failed" if failure else "scheduled", now + delay, now)
+                self._wait_again(entry, "failed" if failure else "scheduled", now + delay, now)
             case Release():
                 entry.interruptions += 1
-                self._wait(entry, "pending", now, now)
+                self._wait_again(entry, "pending", now, now)
             case Die(reason, failure):
                 self._fail(entry, failure, now)
                 entry.reason = reason
@@ -247,7 +256,7 @@ class State:
                 entry.reason = crash_reason(entry.crashes)
                 self._end(entry, "dead", now)
             else:
-                self._wait(entry, "pending", now, now)
+                self._wait_again(entry, "pending", now, now)
             if self.lanes.has_ready(entry.new.name):
                 self.topics.publish(WORK, entry.new.name)
         return reaped
@@ -275,6 +284,16 @@ class State:
         entry.started_at = entry.worker_id = None
         if self.lanes.put(entry, later=later):
             self.topics.publish(WORK, entry.new.name)
+
+    def _wait_again(self, entry: Entry, status: TaskStatus, due: Micros, now: Micros) -> None:
+        if self._numbering.supersedes(entry.new):
+            self._supersede(entry, now)
+        else:
+            self._wait(entry, status, due, now)
+
+    def _supersede(self, entry: Entry, now: Micros) -> None:
+        entry.reason = SUPERSEDED
+        self._end(entry, "cancelled", now)
 
     def _end(self, entry: Entry, status: TaskStatus, now: Micros) -> None:
         entry.status, entry.ended_at = status, now
@@ -318,18 +337,3 @@ class State:
         self._stands_for[submission_id] = task_id
         self._expiries.at(since + DAY, self._stands_for.pop, submission_id, None)
         return task_id
-
-
-def _due(new: NewTask, now: Micros, created: Micros) -> Micros:
-    """When a submission is due.
-
-    A debounced one waits for its window, which counts from now and is bounded by `max_wait` from the creation of the
-    task that it makes or joins; it is never earlier than it was asked for.
-    """
-    asked = now + new.delay if new.at is None else new.at
-    if new.debounce is None:
-        return asked
-    window = now + new.debounce.window
-    if new.debounce.max_wait is not None:
-        window = min(window, created + new.debounce.max_wait)
-    return max(asked, window)

@@ -1,6 +1,6 @@
 --! use base waiting ending adding
 -- Add tasks. ARGV[2]: msgpack [[id, spec, name, bucket, delay, at or false, idempotency key or false,
--- debounce or false: [key, window, max_wait or false]], …]. Returns index, id, index, id … (from 1) of the submissions that
+-- debounce or false: [key, window, max_wait or false, sequence or false]], …]. Returns index, id, index, id … (from 1) of the submissions that
 -- stand as another task than themselves.
 
 local others = {}
@@ -11,4 +11,5 @@ for i, task in ipairs(cmsgpack.unpack(ARGV[2])) do
     others[#others + 1] = id
   end
 end
+tell_ended()
 return others

@@ -15,7 +15,7 @@ local function due_of(task, created)
 end
 
 -- Fold a submission into the task that waits under its debounce key, if one still does; that task's id.
-local function fold(task)
+local function fold(task, numbered)
   local name, idempotency = task[3], task[7]
   local key = scoped('b', name, task[8][1])
   local waiting = call('GET', key)
@@ -24,8 +24,13 @@ local function fold(task)
   if record then
     head, spec = readable(record)
   end
-  -- Once claimed, a task is no longer replaced, wherever it is by now.
-  if not head or head[7] ~= 0 or call('HEXISTS', P .. 'run', waiting) == 1 or ending_of(record) then
+  local waits = head and call('HEXISTS', P .. 'run', waiting) == 0 and not ending_of(record)
+  if not waits or head[7] ~= 0 then
+    -- Once claimed, a task is no longer replaced, wherever it is by now. It must not run again after a newer one, though.
+    if waits and numbered then
+      stop_waiting(waiting, lane_of(head, spec))
+      finish(waiting, record, 'x', SUPERSEDED, {'', 0})
+    end
     call('SET', key, task[1])
     return nil
   end
@@ -45,6 +50,12 @@ local function fold(task)
   call('SET', P .. 't:' .. waiting, pack(head, spec))
   wait(waiting, lane, head[1], head[2], 's')
   return waiting
+end
+
+-- Know until a day after it is due which task stands last under a debounce key, and the highest number there.
+local function stands_last(task, sequence, standing, due, known_until)
+  local expires = math.max(due, now, (known_until or 0) - DAY) + DAY
+  call('SET', scoped('o', task[3], task[8][1]), pack(sequence, standing, expires), 'PX', ms(expires - now))
 end
 
 -- The id that stands for a submission that was added before and is still known; nil for a new one.
@@ -78,7 +89,20 @@ local function add(task, created)
   if standing then
     return standing
   end
-  standing = idempotency and holder_of(scoped('k', name, idempotency)) or debounce and fold(task)
+  local highest, last, known_until, sequence
+  if debounce then
+    highest, last, known_until = newest_under(name, debounce[1])
+    if highest and debounce[4] and debounce[4] <= highest then
+      remember(id, last, now)
+      return last
+    end
+    sequence = debounce[4] or highest
+  end
+  standing = idempotency and holder_of(scoped('k', name, idempotency)) or debounce and fold(task, sequence)
+  local due = due_of(task, created)
+  if sequence then
+    stands_last(task, sequence, standing or id, due, known_until)
+  end
   if standing then
     remember(id, standing, now)
     return standing
@@ -86,7 +110,6 @@ local function add(task, created)
   if idempotency then
     call('SET', scoped('k', name, idempotency), pack(id, 0))
   end
-  local due = due_of(task, created)
   call('SET', P .. 't:' .. id, pack({created, due, '', 0, 0, 0, 0}) .. task[2])
   wait(id, task[4] .. 'n:' .. name, created, due, 's')
   return id

@@ -21,6 +21,7 @@
 --   dead                   zset    ids of the dead, by the time they died
 --   k:<n>:<name>:<key>     string  idempotency key -> msgpack(id, expires or 0); n is the name's length
 --   b:<n>:<name>:<key>     string  debounce key -> id of the task that waits under it
+--   o:<n>:<name>:<key>     string  debounce key -> msgpack(highest sequence, id of the task that stands last, expires)
 --   s:<id>                 string  msgpack(task, expires): a submission whose record is gone, or is another's
 --   w:<worker>             string  nonce of its last claim, msgpack of the ids
 --   bad:<id>               string  a record that nobody can read, put aside

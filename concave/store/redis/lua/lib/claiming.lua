@@ -25,6 +25,8 @@ local function crash(id, name)
     finish(id, record, 'x', 'cancelled while it ran, and its worker died', where)
   elseif head[5] >= spec[5] then
     finish(id, record, 'd', string.format('its worker died %d times while it ran (max_crashes)', head[5]), where)
+  elseif superseded(id, spec) then
+    finish(id, record, 'x', SUPERSEDED, where)
   else
     head[2], head[3] = now, ''
     call('SET', P .. 't:' .. id, pack(head) .. rest)

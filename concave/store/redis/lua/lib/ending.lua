@@ -76,6 +76,24 @@ local function holder_of(key)
   return holder
 end
 
+-- What is known of the numbered submissions under a debounce key: the highest number, the task that stands last, and until
+-- when; nothing where there were none.
+local function newest_under(name, key)
+  local known = call('GET', scoped('o', name, key))
+  if known then
+    local sequence, standing, expires = cmsgpack.unpack(known)
+    if expires > now then
+      return sequence, standing, expires
+    end
+  end
+end
+
+-- Whether another task stands last under this one's debounce key, and numbers say so.
+local function superseded(id, spec)
+  local _, standing = newest_under(spec[1], spec[7] or '')
+  return spec[7] and standing and standing ~= id
+end
+
 local function free_if_held(key, id)
   if holder_of(key) == id then
     call('DEL', key)
@@ -172,3 +190,6 @@ local function put_aside(id)
   call('RENAME', P .. 't:' .. id, P .. 'bad:' .. id)
   call('PEXPIRE', P .. 'bad:' .. id, ms(90 * DAY))
 end
+
+-- How a task ends that another one has taken the place of before it could run again.
+local SUPERSEDED = 'a newer task has taken its place'

@@ -97,6 +97,9 @@ local function again_later(s, record, where)
   else
     head[6] = head[6] + 1
   end
+  if superseded(s[1], spec) then
+    return finish(s[1], pack(head) .. rest, 'x', SUPERSEDED, where)
+  end
   head[2], head[3], head[7] = due, status == 'f' and 'f' or '', 1
   call('SET', P .. 't:' .. s[1], pack(head) .. rest)
   wait(s[1], lane_of(head, spec), head[1], due, status)
