@@ -40,7 +40,7 @@ from concave.tasks import (
     start_recurring_scheduler,
     start_task_workers,
 )
-from concave.triggers import TaskTrigger, create_task_trigger_hooks
+from concave.triggers import TaskTrigger, TriggerEvent, create_task_trigger_hooks
 
 __all__ = [
     "ConcaveError",
@@ -73,6 +73,7 @@ __all__ = [
     "TaskTimeoutError",
     "TaskTrigger",
     "TasksNotInitializedError",
+    "TriggerEvent",
     "compose_hooks",
     "create_dead_letter_queue",
     "create_kv",

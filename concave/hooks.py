@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -10,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import Duration
 from concave.tasks.scheduler import TaskScheduler
+from concave.tasks.submission import submission
 
 __all__ = ["Enqueue", "HookContext", "ResourceHooks", "Row", "compose_hooks"]
 
@@ -27,6 +29,7 @@ class Enqueue(Protocol):
         *,
         delay: Duration | None,
         scheduler: TaskScheduler | None,
+        key: str | None,
     ) -> str:
         """Put it there; its id."""
         ...
@@ -35,8 +38,9 @@ class Enqueue(Protocol):
 class HookContext:
     """What a hook is told about the request it is part of.
 
-    `session` is the transaction that the row is written in. Outside a resource `user`, `request` and `session` are
-    what the caller gave, and tasks go straight to a scheduler.
+    `session` is the transaction that the row is written in. `previous` is, for an after-update hook, the row as it was.
+    `request_id` is what the client (X-Request-ID) or a middleware (``request.state.request_id``) calls the request.
+    Outside a resource all of them are what the caller gave, and tasks go straight to a scheduler.
     """
 
     def __init__(
@@ -46,12 +50,16 @@ class HookContext:
         request: Any = None,
         session: Any = None,
         resource: str = "",
+        request_id: str | None = None,
+        previous: Row | None = None,
         enqueue: Enqueue | None = None,
     ) -> None:
         self.user = user
         self.request = request
         self.session = session
         self.resource = resource
+        self.request_id = request_id
+        self.previous = previous
         self._enqueue: Enqueue = enqueue or _enqueue_now
         self._after_commit: list[Callable[[], Any]] = []
 
@@ -66,15 +74,23 @@ class HookContext:
         *,
         delay: Duration | None = None,
         scheduler: TaskScheduler | None = None,
+        key: str | None = None,
     ) -> str:
         """Enqueue a task; its id.
 
         In a resource it becomes an outbox row in the request's transaction, so that it runs if and only if the row
-        commits. Elsewhere it goes to `scheduler`, or to the process-wide default.
+        commits. Elsewhere it goes to `scheduler`, or to the process-wide default. Tasks of one name that wait under the
+        same `key` are one task, with the input of the latest to commit; see `TaskTrigger`.
 
         Raises `TaskInputError` for an input that isn't what the task takes.
         """
-        return await self._enqueue(task, input, delay=delay, scheduler=scheduler)
+        return await self._enqueue(task, input, delay=delay, scheduler=scheduler, key=key)
+
+    def about(self, previous: Row | None) -> HookContext:
+        """The same context for one updated row, which was `previous` before."""
+        context = copy.copy(self)
+        context.previous = previous
+        return context
 
     @property
     def after_commit(self) -> Sequence[Callable[[], Any]]:
@@ -83,12 +99,18 @@ class HookContext:
 
 
 async def _enqueue_now(
-    task: TaskDefinition[Any, Any], input: Any, *, delay: Duration | None, scheduler: TaskScheduler | None
+    task: TaskDefinition[Any, Any],
+    input: Any,
+    *,
+    delay: Duration | None,
+    scheduler: TaskScheduler | None,
+    key: str | None,
 ) -> str:
     # Looked up at the call: hooks are declared at import, long before there is a scheduler.
     from concave.tasks.defaults import get_task_scheduler
 
-    return await (scheduler or get_task_scheduler()).schedule(task, input, delay=delay)
+    new = submission(task, input, delay=delay, coalesce=key)
+    return await (scheduler or get_task_scheduler()).submit_one(new)
 
 
 @dataclass(frozen=True, slots=True)

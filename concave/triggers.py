@@ -2,39 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import hashlib
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
+
+from pydantic_core import to_json
 
 from concave.errors import ConfigurationError
 from concave.hooks import HookContext, ResourceHooks, Row, call_hook
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import Duration, micros
 from concave.tasks.scheduler import TaskScheduler
+from concave.tasks.submission import MAX_KEY, SURROGATES
 
-__all__ = ["TaskTrigger", "create_task_trigger_hooks"]
+__all__ = ["TaskTrigger", "TriggerEvent", "create_task_trigger_hooks"]
 
-Event = Literal["create", "update", "delete"]
+Event: TypeAlias = Literal["create", "update", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerEvent:
+    """What has happened to a row.
+
+    `previous` is the row as it was before an update or a delete; None for a new row, and where nobody knows. `changed`
+    are the columns whose value is another one now: all of them for a new row, a deleted one, and where `previous` is
+    not known. `request_id` is what the client or a middleware calls the request, if it has a name.
+    """
+
+    event: Event
+    resource: str
+    previous: Row | None
+    changed: frozenset[str]
+    user: Any
+    request_id: str | None
+
+
+Asked: TypeAlias = Callable[[Row], Any] | Callable[[Row, TriggerEvent], Any]
+"""A function of ``(data)`` or ``(data, event)``, sync or async."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskTrigger:
     """A task to enqueue for an event.
 
-    `when` decides by the row whether it fires; `transform` makes the task's input of the row, in place of the
-    default ``{"event", "resource", "data", "userId"}``; both may be async. `delay` is in seconds.
+    `when` decides whether it fires; `transform` makes the task's input, in place of the default ``{"event", "resource",
+    "data", "userId"}``. `fields`: it fires only where one of these columns changed. `delay` is in seconds.
+
+    `key` makes one task of all that wait with the same key (and table): it gets the latest committed row as its input,
+    in whatever order they arrive at the store, and runs `delay` after the first of them. A row that changes while its
+    task runs gets another one, which replaces a retry of the first. Where several databases feed one store, put what
+    tells them apart into the key. None as a key: this one stands alone.
+
+    `when`, `transform` and `key` take ``(data)`` or ``(data, event)``, see `TriggerEvent`, and may be async.
     """
 
     task: TaskDefinition[Any, Any]
-    when: Callable[[Row], bool | Awaitable[bool]] | None = None
-    transform: Callable[[Row], Any] | None = None
+    when: Callable[[Row], bool | Awaitable[bool]] | Callable[[Row, TriggerEvent], Any] | None = None
+    transform: Asked | None = None
     delay: Duration | None = None
+    fields: Collection[str] | None = None
+    key: Asked | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, TaskDefinition):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"{self.task!r} is no task: make one of it with define_task")
+        where = f"TaskTrigger({self.task.name!r})"
         if self.delay is not None:
-            micros(self.delay, f"TaskTrigger({self.task.name!r}) delay")
+            micros(self.delay, f"{where} delay")
+        for option in ("when", "transform", "key"):
+            function = getattr(self, option)
+            if function is not None and not callable(function):
+                raise ConfigurationError(f"{where} {option} is a function, not {function!r}")
+        if self.fields is not None:
+            names: Any = self.fields
+            if isinstance(names, str) or not names or not all(isinstance(each, str) for each in names):
+                raise ConfigurationError(f"{where} fields are names of columns, not {names!r}")
+            object.__setattr__(self, "fields", frozenset(self.fields))
 
 
 def create_task_trigger_hooks(
@@ -51,18 +96,20 @@ def create_task_trigger_hooks(
     """
 
     def after(event: Event, given: Sequence[TaskTrigger]) -> Callable[[HookContext, Row], Any] | None:
-        triggers = _checked(given, f"on_{event}")
+        triggers = [_prepared(each) for each in _checked(given, f"on_{event}")]
         if not triggers:
             return None
 
         async def fire(ctx: HookContext, row: Row) -> None:
+            happened = _event(event, ctx, row)
             for trigger in triggers:
-                if trigger.when is None or await call_hook(trigger.when, row):
+                if await trigger.fires(row, happened):
                     await ctx.enqueue(
                         trigger.task,
-                        await _input_of(trigger, event, ctx, row),
+                        await trigger.input_of(row, happened),
                         delay=trigger.delay,
                         scheduler=scheduler,
+                        key=await trigger.key_of(row, happened),
                     )
 
         return fire
@@ -74,6 +121,101 @@ def create_task_trigger_hooks(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A trigger whose functions all take a row and an event."""
+
+    task: TaskDefinition[Any, Any]
+    delay: Duration | None
+    fields: frozenset[str] | None
+    when: Callable[[Row, TriggerEvent], Any] | None
+    transform: Callable[[Row, TriggerEvent], Any] | None
+    key: Callable[[Row, TriggerEvent], Any] | None
+
+    async def fires(self, row: Row, event: TriggerEvent) -> bool:
+        if self.fields is not None:
+            if unknown := sorted(self.fields - row.keys()):
+                raise ConfigurationError(
+                    f"TaskTrigger({self.task.name!r}) fields: {event.resource!r} has no column {unknown[0]!r}"
+                )
+            if not self.fields & event.changed:
+                return False
+        return self.when is None or bool(await call_hook(self.when, row, event))
+
+    async def input_of(self, row: Row, event: TriggerEvent) -> Any:
+        if self.transform is not None:
+            return await call_hook(self.transform, row, event)
+        return {
+            "event": event.event,
+            "resource": event.resource,
+            "data": row,
+            "userId": _user_id(event.user),
+        }
+
+    async def key_of(self, row: Row, event: TriggerEvent) -> str | None:
+        value = None if self.key is None else await call_hook(self.key, row, event)
+        return None if value is None else _text_of(event.resource, value)
+
+
+def _prepared(trigger: TaskTrigger) -> _Prepared:
+    return _Prepared(
+        task=trigger.task,
+        delay=trigger.delay,
+        fields=None if trigger.fields is None else frozenset(trigger.fields),
+        when=_of_both(trigger.when),
+        transform=_of_both(trigger.transform),
+        key=_of_both(trigger.key),
+    )
+
+
+def _of_both(function: Callable[..., Any] | None) -> Callable[[Row, TriggerEvent], Any] | None:
+    if function is None or _takes_event(function):
+        return function
+    return lambda row, _event: function(row)
+
+
+def _takes_event(function: Callable[..., Any]) -> bool:
+    """Whether it takes ``(data, event)``: a second argument that it needs, or that is called so."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False  # a builtin without a signature
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [each for each in parameters if each.kind in kinds]
+    return len(positional) > 1 and (
+        positional[1].default is inspect.Parameter.empty or positional[1].name == "event"
+    )
+
+
+def _event(event: Event, ctx: HookContext, row: Row) -> TriggerEvent:
+    previous = row if event == "delete" else ctx.previous
+    known = previous if event == "update" else None
+    return TriggerEvent(
+        event=event,
+        resource=ctx.resource,
+        previous=previous,
+        changed=frozenset(name for name in row if known is None or _differ(known.get(name), row[name])),
+        user=ctx.user,
+        request_id=ctx.request_id,
+    )
+
+
+def _differ(one: Any, other: Any) -> bool:
+    try:
+        return bool(one != other)
+    except (TypeError, ValueError):
+        return True  # values of a column's own type that can't tell: an array of numbers, say
+
+
+def _text_of(resource: str, value: Any) -> str:
+    """A key as text, of the table's own: two tables that trigger one task don't meet."""
+    text = value if isinstance(value, str) else to_json(value).decode()
+    key = f"{resource}:{text}"
+    if len(key) > MAX_KEY or SURROGATES.search(key):
+        return f"{resource[:100]}:sha256:{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
+    return key
+
+
 def _checked(triggers: object, option: str) -> tuple[TaskTrigger, ...]:
     """The triggers, fixed: what is wrong is noticed where they are written, not at the first row."""
     listed = tuple(cast("Iterable[object]", triggers)) if isinstance(triggers, Iterable) else (triggers,)
@@ -81,12 +223,6 @@ def _checked(triggers: object, option: str) -> tuple[TaskTrigger, ...]:
     if fixed != listed or not isinstance(triggers, Iterable):
         raise ConfigurationError(f"{option} is a list of TaskTriggers, not {triggers!r}")
     return fixed
-
-
-async def _input_of(trigger: TaskTrigger, event: Event, ctx: HookContext, row: Row) -> Any:
-    if trigger.transform is not None:
-        return await call_hook(trigger.transform, row)
-    return {"event": event, "resource": ctx.resource, "data": row, "userId": _user_id(ctx.user)}
 
 
 def _user_id(user: Any) -> Any:

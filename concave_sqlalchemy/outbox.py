@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -26,7 +27,7 @@ from concave.store.records import NewTask
 from concave.tasks.defaults import announce_outbox, announced_outboxes, get_task_scheduler
 from concave.tasks.outbox import Submit
 from concave.tasks.scheduler import TaskScheduler
-from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode
+from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
 from concave_sqlalchemy.relay import Relay, Submission
 from concave_sqlalchemy.tables import database_time, outbox_table
 from concave_sqlalchemy.transactions import Transactions
@@ -36,6 +37,9 @@ __all__ = ["Outbox"]
 log = logging.getLogger("concave.outbox")
 
 SWEEP_BATCH = 500
+
+INSERT = insert(outbox_table).values(created_at=database_time())
+NUMBERED_INSERT = INSERT.returning(outbox_table.c.id, outbox_table.c.sequence, sort_by_parameter_order=True)
 
 
 class Outbox:
@@ -68,23 +72,29 @@ class Outbox:
     def __repr__(self) -> str:
         return f"Outbox({self.transactions.description})"
 
-    async def write(self, session: AsyncSession, submissions: Sequence[Submission]) -> None:
-        """Put submissions into a transaction; they are relayed if and only if it commits."""
+    async def write(self, session: AsyncSession, submissions: Sequence[Submission]) -> list[Submission]:
+        """Put submissions into a transaction, to be relayed if and only if it commits; the same with their numbers."""
         if not submissions:
-            return
+            return []
         rows = [
             {
                 "id": each.task.id,
                 "payload": encode(each.task),
                 "destination": self._destination_of(each.scheduler),
-                "created_at": database_time(),
             }
             for each in submissions
         ]
         try:
-            await session.execute(insert(outbox_table).values(rows))
+            if not any(each.task.debounce for each in submissions):
+                await session.execute(INSERT, rows)
+                return list(submissions)
+            # Rows get their numbers in the order of `submissions`, while their transaction holds what it has changed: so
+            # whoever commits a change of the same row later has higher ones.
+            returned = await session.execute(NUMBERED_INSERT, rows)
+            sequences = {row.id: row.sequence for row in returned}
         except DBAPIError as error:
             raise _explained(error) from error
+        return [replace(each, task=numbered(each.task, sequences[each.task.id])) for each in submissions]
 
     async def relay(self, submissions: Sequence[Submission]) -> None:
         """Hand over what has just been committed. Never raises: what can't be sent now is swept up later."""
@@ -174,7 +184,7 @@ class Outbox:
         tasks: list[tuple[Any, NewTask]] = []
         for row in rows:
             try:
-                tasks.append((row, _aged(decode(row.id, row.payload), row.age)))
+                tasks.append((row, _aged(decode(row.id, row.payload, row.sequence), row.age)))
             except NewerError as error:
                 log.debug("outbox row %s waits: %s", row.id, error)
             except MalformedError as error:
@@ -224,7 +234,12 @@ def _has_outbox_table(connection: Connection) -> bool:
 
 def _aged(task: NewTask, age: float) -> NewTask:
     """A delay counts from when the row was written, however late it is relayed."""
-    return task._replace(delay=max(0, task.delay - round(max(0.0, age) * 1_000_000)))
+    waited = round(max(0.0, age) * 1_000_000)
+    debounce = task.debounce
+    if debounce is not None and debounce.sequence is not None:
+        bound = None if debounce.max_wait is None else max(0, debounce.max_wait - waited)
+        debounce = debounce._replace(window=max(0, debounce.window - waited), max_wait=bound)
+    return task._replace(delay=max(0, task.delay - waited), debounce=debounce)
 
 
 def _explained(error: DBAPIError) -> Exception:

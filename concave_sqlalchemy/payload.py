@@ -9,7 +9,7 @@ from pydantic_core import from_json, to_json
 
 from concave.store.records import Debounce, NewTask, Retention
 
-__all__ = ["MalformedError", "NewerError", "decode", "encode"]
+__all__ = ["MalformedError", "NewerError", "decode", "encode", "numbered"]
 
 VERSION = 1
 
@@ -38,7 +38,7 @@ class _Payload(BaseModel):
     max_attempts: Annotated[int, Field(ge=1)]
     max_crashes: Annotated[int, Field(ge=1)]
     idempotency_key: str | None
-    debounce: tuple[Text, Micros, Micros | None] | None
+    debounce: tuple[Text, Micros, Micros | None, Micros | None] | None
     retention: tuple[Micros, Micros, Micros, Micros]
 
 
@@ -47,8 +47,8 @@ def encode(task: NewTask) -> str:
     return to_json({"v": VERSION, **task._asdict(), "input": task.input.decode()}).decode()
 
 
-def decode(task_id: str, payload: str) -> NewTask:
-    """The submission of the row `task_id`. Raises `MalformedError`, or `NewerError`."""
+def decode(task_id: str, payload: str, sequence: int) -> NewTask:
+    """The submission of the row `task_id`, whose number is `sequence`. Raises `MalformedError`, or `NewerError`."""
     if (version := _version_of(payload)) > VERSION:
         raise NewerError(f"written by newer code than this (version {version})")
     try:
@@ -61,12 +61,20 @@ def decode(task_id: str, payload: str) -> NewTask:
     if found.id != task_id:
         raise MalformedError(f"it holds the submission of another row, {found.id!r}")
     fields = found.model_dump(exclude={"v", "input", "debounce", "retention"})
-    return NewTask(
+    new = NewTask(
         **fields,
         input=found.input.encode(),
         debounce=None if found.debounce is None else Debounce(*found.debounce),
         retention=Retention(*found.retention),
     )
+    return numbered(new, sequence)
+
+
+def numbered(new: NewTask, sequence: int) -> NewTask:
+    """The submission with its row's number, if it is one that is coalesced: the store compares them."""
+    if new.debounce is None or new.debounce.sequence is None:
+        return new
+    return new._replace(debounce=new.debounce._replace(sequence=sequence))
 
 
 def _version_of(payload: str) -> int:

@@ -37,7 +37,7 @@ class Write:
     async def flush(self) -> None:
         """Write the tasks: the last statement before the commit."""
         self._flushed = True
-        await self._outbox.write(self.session, self.submissions)
+        self.submissions = await self._outbox.write(self.session, self.submissions)
 
     def close(self) -> None:
         """The transaction is over, or about to be."""
@@ -50,9 +50,10 @@ class Write:
         *,
         delay: Duration | None,
         scheduler: TaskScheduler | None,
+        key: str | None,
     ) -> str:
         """Into the transaction while there is one. After it, straight to a scheduler, which has it when this returns."""
-        new = submission(task, input, delay=delay)
+        new = submission(task, input, delay=delay, coalesce=key)
         if self._open and not self._flushed:
             self.submissions.append(Submission(new, scheduler))
             return new.id

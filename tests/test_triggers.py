@@ -151,7 +151,9 @@ async def test_triggers_only_call_the_contexts_enqueue() -> None:
     """In a resource that is the outbox of its transaction; the scheduler given goes along."""
     calls: list[Any] = []
 
-    async def into_outbox(task: Any, input: Any, *, delay: Any, scheduler: TaskScheduler | None) -> str:
+    async def into_outbox(
+        task: Any, input: Any, *, delay: Any, scheduler: TaskScheduler | None, key: str | None
+    ) -> str:
         calls.append((task.name, input, delay, scheduler))
         return "id"
 

@@ -15,7 +15,7 @@ from concave.tasks.codec import CodecError
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import DebounceConfig, Duration, micros, priority_in_range
 
-__all__ = ["MAX_KEY", "new_task_id", "submission"]
+__all__ = ["MAX_KEY", "SURROGATES", "new_task_id", "submission"]
 
 MAX_KEY = 512
 """Characters of an idempotency or debounce key."""
@@ -30,6 +30,7 @@ def submission(
     at: datetime | None = None,
     priority: int | None = None,
     idempotency_key: str | None = None,
+    coalesce: str | None = None,
     recurring: bool = False,
     task_id: str | None = None,
 ) -> NewTask:
@@ -37,7 +38,8 @@ def submission(
 
     Raises `TaskInputError` for an input that isn't what the task takes, `ConfigurationError` for a naive `at`, a
     negative `delay`, both at once, a priority outside 0 to 100, or something that is no task. A `recurring` slot has its own identity and
-    ignores the definition's key and debounce.
+    ignores the definition's key and debounce. With a key to `coalesce` by, it becomes one with those that wait under the
+    same key: after the task's own debounce window, or `delay` after the first of them.
     """
     if not isinstance(task, TaskDefinition):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"{task!r} is no task: make one of it with define_task")
@@ -51,6 +53,14 @@ def submission(
         raise TaskInputTooLargeError(
             f"task {task.name!r}: an input of {len(data)} bytes; the limit is {task.max_input_bytes}"
         )
+    debounce = None
+    if coalesce is not None:
+        debounce = _coalesced(task, _checked_key(coalesce, "key", task.name), delay)
+        delay = None if task.debounce is None else delay
+    elif not recurring and task.debounce is not None:
+        debounce = _debounce(
+            task.debounce, _checked_key(task.debounce.key(checked), "debounce key", task.name)
+        )
     return NewTask(
         id=task_id or new_task_id(),
         name=task.name,
@@ -61,7 +71,7 @@ def submission(
         max_attempts=task.retry.max_attempts,
         max_crashes=task.max_crashes,
         idempotency_key=None if recurring else _idempotency_key(task, checked, idempotency_key),
-        debounce=None if recurring or task.debounce is None else _debounce(task.debounce, task.name, checked),
+        debounce=debounce,
         retention=task.retention,
     )
 
@@ -77,9 +87,17 @@ def _idempotency_key(task: TaskDefinition[Any, Any], value: object, given: str |
     return None if given is None else _checked_key(given, "idempotency_key", task.name)
 
 
-def _debounce(config: DebounceConfig, name: str, value: object) -> Debounce:
+def _coalesced(task: TaskDefinition[Any, Any], key: str, delay: Duration | None) -> Debounce:
+    # 0: an outbox will number it, so that the latest to commit is the one that counts.
+    if task.debounce is not None:
+        return _debounce(task.debounce, key)._replace(sequence=0)
+    window = 0 if delay is None else micros(delay, "delay")
+    return Debounce(key, window, max_wait=window, sequence=0)
+
+
+def _debounce(config: DebounceConfig, key: str) -> Debounce:
     return Debounce(
-        key=_checked_key(config.key(value), "debounce key", name),
+        key=key,
         window=micros(config.window, "debounce window"),
         max_wait=None if config.max_wait is None else micros(config.max_wait, "debounce max_wait"),
     )

@@ -720,7 +720,7 @@ async def test_a_submission_survives_the_outbox_unchanged() -> None:
         debounce=Debounce("d", 1, None),
         retention=Retention(1, 2, 3, 4),
     )
-    assert decode("a", encode(whole)) == whole
+    assert decode("a", encode(whole), 5) == whole
 
 
 async def test_a_task_that_is_enqueued_while_the_transaction_commits_is_refused(
@@ -734,12 +734,12 @@ async def test_a_task_that_is_enqueued_while_the_transaction_commits_is_refused(
     )
     write, refused = resource._outbox.write, []
 
-    async def slow(session: Any, submissions: Any) -> None:
+    async def slow(session: Any, submissions: Any) -> Any:
         try:
             await contexts[0].enqueue(promise, 1)
         except RuntimeError as error:
             refused.append(error)
-        await write(session, submissions)
+        return await write(session, submissions)
 
     resource._outbox.write = slow  # type: ignore[method-assign]
     async with client_of(resource) as client:

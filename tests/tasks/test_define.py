@@ -135,7 +135,7 @@ def test_keys_come_from_the_input() -> None:
     new = submission(task, 7)
     assert new.idempotency_key == "n-7"
     assert new.debounce is not None
-    assert new.debounce[:] == ("7", 1_000_000, 5_000_000)
+    assert new.debounce[:] == ("7", 1_000_000, 5_000_000, None)
     assert submission(task, 7, idempotency_key="given").idempotency_key == "given"
     slot = submission(task, 7, recurring=True)
     assert (slot.idempotency_key, slot.debounce) == (None, None)
