@@ -194,7 +194,9 @@ def _event(event: Event, ctx: HookContext, row: Row) -> TriggerEvent:
         event=event,
         resource=ctx.resource,
         previous=previous,
-        changed=frozenset(name for name in row if known is None or _differ(known.get(name), row[name])),
+        changed=frozenset(
+            name for name in row if known is None or name not in known or _differ(known[name], row[name])
+        ),
         user=ctx.user,
         request_id=ctx.request_id,
     )

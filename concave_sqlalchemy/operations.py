@@ -121,7 +121,7 @@ class Operations:
             statement = self._table.update().where(self._key.condition).values(schema.for_database(data))
             row = await self._one(write.session, statement.returning(*self._columns), key)
             answer = schema.to_json(row)
-            await _after(self._hooks.on_after_update, write.ctx, row)
+            await _after(self._hooks.on_after_update, write.ctx.about(current), row)
         return answer
 
     async def delete(self, request: Request, user: Any, key: KeyValue) -> None:

@@ -18,6 +18,8 @@ from concave_sqlalchemy.relay import Submission
 
 __all__ = ["Write"]
 
+MAX_REQUEST_ID = 200
+
 
 class Write:
     """From BEGIN to COMMIT, and a little longer: hooks may hold on to their context."""
@@ -28,7 +30,12 @@ class Write:
         self.session = session
         self.submissions: list[Submission] = []
         self.ctx = HookContext(
-            user=user, request=request, session=session, resource=resource, enqueue=self._enqueue
+            user=user,
+            request=request,
+            session=session,
+            resource=resource,
+            request_id=_request_id(request),
+            enqueue=self._enqueue,
         )
         self._outbox = outbox
         self._flushed = False
@@ -62,3 +69,9 @@ class Write:
                 "the transaction is being committed: enqueue in a hook, or once it has committed"
             )
         return await (scheduler or get_task_scheduler()).submit_one(new)
+
+
+def _request_id(request: Request) -> str | None:
+    """What a middleware or the client calls the request."""
+    given = request.scope.get("state", {}).get("request_id") or request.headers.get("x-request-id")
+    return None if given is None else str(given)[:MAX_REQUEST_ID]

@@ -10,6 +10,7 @@ import pytest
 
 from concave import (
     ConfigurationError,
+    DebounceConfig,
     HookContext,
     ResourceHooks,
     Task,
@@ -23,7 +24,10 @@ from concave import (
     initialize_tasks,
 )
 from concave.kv import MemoryKV
+from concave.store.records import Debounce
+from concave.tasks.submission import submission
 from concave.testing import FakeClock
+from concave.triggers import _takes_event
 
 ROW = {"id": 7, "email": "ada@example.org", "role": "user"}
 
@@ -212,3 +216,92 @@ async def test_they_compose_with_hooks_of_ones_own() -> None:
 def test_triggers_that_cannot_be_are_told_where_they_are_written(named: str, make: Any) -> None:
     with pytest.raises(ConfigurationError, match=named):
         make()
+
+
+@pytest.mark.parametrize(
+    "when,takes_event",
+    [
+        (lambda row: True, False),
+        (lambda row, event: event.event == "create", True),
+        (lambda row, event=None: event is not None, True),
+        (lambda row, other=True: other is True, False),
+        (lambda *args: len(args) == 1, False),
+        (bool, False),
+    ],
+)
+async def test_functions_take_the_row_or_the_row_and_the_event(when: Any, takes_event: bool) -> None:
+    assert _takes_event(when) == takes_event
+    hooks = create_task_trigger_hooks(on_create=[TaskTrigger(audit, when=when)])
+    assert len(await fired(hooks, "create", ROW)) == 1
+
+
+async def test_without_a_resource_an_update_has_changed_everything_that_is_not_known() -> None:
+    changed = TaskTrigger(audit, transform=lambda row, event: sorted(event.changed))
+    hooks = create_task_trigger_hooks(on_update=[changed])
+    (task,) = await fired(hooks, "update", ROW)
+    assert task.input == ["email", "id", "role"]
+    (task,) = await fired(hooks, "update", ROW, previous={"id": 7, "email": "other"})
+    assert task.input == ["email", "role"]
+
+
+class Vector:
+    """As an array of numbers does, it compares to no plain truth."""
+
+    def __ne__(self, other: object) -> Any:
+        raise ValueError("ambiguous")
+
+    def __eq__(self, other: object) -> Any:
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+async def test_values_that_cannot_be_compared_count_as_changed() -> None:
+    trigger = TaskTrigger(audit, fields={"vector"}, transform=lambda row: 1)
+    hooks = create_task_trigger_hooks(on_update=[trigger])
+    assert len(await fired(hooks, "update", {"vector": Vector()}, previous={"vector": Vector()})) == 1
+
+
+@pytest.mark.parametrize("value", [1, UUID(int=1), ("a", 1), "x" * 600, "\ud800"])
+async def test_a_key_may_be_of_any_type_and_length(value: Any) -> None:
+    hooks = create_task_trigger_hooks(on_update=[TaskTrigger(audit, key=lambda row: value)])
+    assert hooks.on_after_update is not None
+    async with MemoryKV(clock=FakeClock()) as kv:
+        scheduler = initialize_tasks(kv)
+        for resource in ("users", "users", "orders"):
+            await hooks.on_after_update(HookContext(resource=resource), ROW)
+        assert await scheduler.get_queue_depth() == 2
+
+
+async def test_without_a_key_a_task_stands_alone() -> None:
+    hooks = create_task_trigger_hooks(on_update=[TaskTrigger(audit, key=lambda row: None)])
+    assert hooks.on_after_update is not None
+    async with MemoryKV(clock=FakeClock()) as kv:
+        scheduler = initialize_tasks(kv)
+        for _ in range(2):
+            await hooks.on_after_update(HookContext(), ROW)
+        assert await scheduler.get_queue_depth() == 2
+
+
+@define_task(name="slow-index", debounce=DebounceConfig(window=5, key=str, max_wait=60))
+async def slow_index(ctx: TaskContext, entry: Any) -> None: ...
+
+
+async def test_a_tasks_own_debounce_says_when_and_the_triggers_key_what() -> None:
+    new = submission(slow_index, 1, coalesce="k", delay=2)
+    assert new.debounce == Debounce("k", 5_000_000, 60_000_000, 0)
+    assert new.delay == 2_000_000
+    assert submission(audit, 1, coalesce="k", delay=2).debounce == Debounce("k", 2_000_000, 2_000_000, 0)
+
+
+@pytest.mark.parametrize("option", ["when", "transform", "key"])
+def test_what_must_be_a_function_is_one(option: str) -> None:
+    given: dict[str, Any] = {option: "email"}
+    with pytest.raises(ConfigurationError, match=option):
+        TaskTrigger(audit, **given)
+
+
+@pytest.mark.parametrize("fields", ["email", [], [1]])
+def test_fields_are_names(fields: Any) -> None:
+    with pytest.raises(ConfigurationError, match="fields"):
+        TaskTrigger(audit, fields=fields)
