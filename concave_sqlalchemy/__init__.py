@@ -1,7 +1,8 @@
 """Tables as REST resources whose writes trigger tasks, on SQLAlchemy."""
 
+from concave_sqlalchemy.enqueue import enqueue_in
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.resource import Resource, use_resource
 from concave_sqlalchemy.tables import create_outbox_tables, metadata
 
-__all__ = ["Problem", "Resource", "create_outbox_tables", "metadata", "use_resource"]
+__all__ = ["Problem", "Resource", "create_outbox_tables", "enqueue_in", "metadata", "use_resource"]

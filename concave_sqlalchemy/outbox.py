@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import Connection, delete, func, insert, inspect, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, inspect, literal, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
@@ -99,6 +99,25 @@ class Outbox:
     async def relay(self, submissions: Sequence[Submission]) -> None:
         """Hand over what has just been committed. Never raises: what can't be sent now is swept up later."""
         await self._relay.send(submissions)
+
+    def relay_written(self, ids: Sequence[str]) -> None:
+        """Hand over, in the background, those of these rows that have been committed to the default scheduler's store."""
+        self._relay.spawn(self._relay_written(ids))
+
+    async def _relay_written(self, ids: Sequence[str]) -> None:
+        columns = outbox_table.c
+        statement = (
+            select(columns.id, columns.payload, columns.sequence, literal(0.0).label("age"))
+            .where(columns.id.in_(ids))
+            .order_by(columns.sequence)
+        )
+        try:
+            async with self.transactions.reading() as session:
+                rows = (await session.execute(statement)).all()
+        except DBAPIError as error:
+            log.warning("%d tasks wait in the outbox for a sweep: %s", len(ids), error)
+            return
+        await self.relay([Submission(task) for _, task in await self._decoded(rows)])
 
     async def drain(self) -> None:
         """Wait until rows that have been relayed are deleted."""

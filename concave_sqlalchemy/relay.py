@@ -50,7 +50,7 @@ class Relay:
         """Send; returns once the store has them, or after a moment's patience with a store that doesn't answer."""
         if not submissions:
             return
-        sending = self._spawn(self._send(submissions))
+        sending = self.spawn(self._send(submissions))
         # In an outage only the first response waits.
         if not self._troubled:
             await asyncio.wait({sending}, timeout=PATIENCE)
@@ -85,7 +85,7 @@ class Relay:
         self._to_delete.append(submission.task.id)
         if self._deleting is None or self._deleting.done():
             self._hurry = asyncio.Event()
-            self._deleting = self._spawn(self._delete_all(self._hurry))
+            self._deleting = self.spawn(self._delete_all(self._hurry))
 
     async def _delete_all(self, hurry: asyncio.Event) -> None:
         while self._to_delete:
@@ -102,7 +102,8 @@ class Relay:
         log.log(logging.DEBUG if self._troubled else logging.WARNING, "%s", message, exc_info=unexpected)
         self._troubled = True
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run in the background; `drain` waits for it."""
         task = asyncio.create_task(coroutine, name="concave-relay")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
