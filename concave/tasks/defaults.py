@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 from concave.errors import TasksNotInitializedError
 from concave.tasks.registry import TaskRegistry
@@ -23,10 +23,12 @@ __all__ = [
     "Defaults",
     "announce_outbox",
     "announced_outboxes",
+    "end_suspect_turn",
     "get_task_registry",
     "get_task_scheduler",
     "initialize_tasks",
     "restore_defaults",
+    "take_suspect_turn",
     "use_defaults",
 ]
 
@@ -41,6 +43,7 @@ class Defaults:
 
 _stack: list[Defaults] = []
 _outboxes: WeakSet[Outbox] = WeakSet()
+_suspect_turn: WeakValueDictionary[str, object] = WeakValueDictionary()
 
 
 def initialize_tasks(kv: KV) -> TaskScheduler:
@@ -78,6 +81,20 @@ def announce_outbox(outbox: Outbox) -> None:
 def announced_outboxes() -> list[Outbox]:
     """The outboxes announced in this process that are still in use."""
     return list(_outboxes)
+
+
+def take_suspect_turn(worker: object) -> bool:
+    """Whether a worker is the one of this process that may run a task which has crashed before; it is until it ends its turn.
+
+    One per process, not per worker: it is the process that such a task takes down, with all that runs in it.
+    """
+    return _suspect_turn.setdefault("turn", worker) is worker
+
+
+def end_suspect_turn(worker: object) -> None:
+    """Let another worker have the turn, if this one has it."""
+    if _suspect_turn.get("turn") is worker:
+        del _suspect_turn["turn"]
 
 
 def _current() -> Defaults:

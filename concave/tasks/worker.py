@@ -21,7 +21,7 @@ from concave.store.protocol import WORK, abort_topic
 from concave.store.records import NOTHING_CLAIMED, Claim, Claimed, ClaimNames, Lease, Release
 from concave.tasks.alerts import DeadLetterAlerts, OnDeadLetter
 from concave.tasks.context import Report
-from concave.tasks.defaults import announced_outboxes
+from concave.tasks.defaults import announced_outboxes, end_suspect_turn, take_suspect_turn
 from concave.tasks.heartbeat import Heartbeat
 from concave.tasks.model import WorkerStats, WorkerStatus
 from concave.tasks.options import Duration
@@ -168,6 +168,7 @@ class TaskWorker:
             self._wake.set()
             self._try_again.set()
             await main
+            end_suspect_turn(self)
             async with self._control:
                 if self._main is main:
                     self._main = None
@@ -204,6 +205,7 @@ class TaskWorker:
             for lease in claimed.leases:
                 self._begin(lease)
             self._runs.all_begun()
+            self._share_suspect_turn()
             busy = self._wake.is_set() or self._runs.outcomes or len(claimed.leases) == MAX_CLAIM
             if not busy and self._status != "stopped":
                 await self._idle(claimed.idle_for)
@@ -246,8 +248,12 @@ class TaskWorker:
             limit=room,
             lease=round(self._lock_ttl * 1_000_000),
             nonce=secrets.token_hex(8),
-            suspects=max(0, 1 - self._runs.suspects),
+            suspects=int(self._runs.suspects == 0 and take_suspect_turn(self)),
         )
+
+    def _share_suspect_turn(self) -> None:
+        if self._runs.suspects == 0 and self._unanswered is None:
+            end_suspect_turn(self)
 
     @property
     def _begins(self) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 from concave import TaskContext, TaskDefinition, TaskRegistry, TaskScheduler, create_task_worker, define_task
 from concave.kv import RedisKV
-from concave.tasks import start_recurring_scheduler
+from concave.tasks import start_recurring_scheduler, start_task_workers
 from concave.testing import FailPoint, fail_at, kill_process
 from tests.chaos import things
+from tests.chaos.hostile import hostile_tasks
 from tests.chaos.ledger import Ledger
 from tests.chaos.napping import nap
 
@@ -104,3 +105,13 @@ async def enqueuer(url: str, ledger: str, keys: int, calls: int, start_at: float
             )
             for each in ids:
                 book.note("id", key, each)
+
+
+async def victim(url: str, ledger: str, workers: int = 1, **options: Any) -> None:
+    """Runs tasks that are bad for it, with several workers in one process if so told."""
+    registry = TaskRegistry(hostile_tasks(Ledger(ledger)).values())
+    async with RedisKV(url, prefix=PREFIX) as kv:
+        running = await start_task_workers(kv, registry, workers, **options)
+        await until_terminated()
+        for worker in running:
+            await worker.stop(0)
