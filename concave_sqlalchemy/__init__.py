@@ -1,8 +1,19 @@
 """Tables as REST resources whose writes trigger tasks, on SQLAlchemy."""
 
 from concave_sqlalchemy.enqueue import enqueue_in
+from concave_sqlalchemy.filters import FilterOperator
+from concave_sqlalchemy.policy import Fields
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.resource import Resource, use_resource
 from concave_sqlalchemy.tables import create_outbox_tables, metadata
 
-__all__ = ["Problem", "Resource", "create_outbox_tables", "enqueue_in", "metadata", "use_resource"]
+__all__ = [
+    "Fields",
+    "FilterOperator",
+    "Problem",
+    "Resource",
+    "create_outbox_tables",
+    "enqueue_in",
+    "metadata",
+    "use_resource",
+]

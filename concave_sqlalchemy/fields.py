@@ -18,7 +18,7 @@ from sqlalchemy.orm.exc import UnmappedColumnError
 
 from concave.errors import ConfigurationError
 
-__all__ = ["ResourceField", "fields_of", "is_unique", "table_of"]
+__all__ = ["ResourceField", "bare_type", "fields_of", "is_unique", "table_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,13 @@ def fields_of(table: Table, mapper: Mapper[Any] | None) -> list[ResourceField]:
     """The fields of a table, in the columns' order."""
     named = ((_name_of(column, mapper), column) for column in table.columns)
     return [_field(name, column, table) for name, column in named if name is not None]
+
+
+def bare_type(kind: types.TypeEngine[Any]) -> types.TypeEngine[Any]:
+    """What a column's type is in the database, without the decorators around it."""
+    while isinstance(kind, types.TypeDecorator):
+        kind = kind.impl_instance
+    return kind
 
 
 def is_unique(table: Table, column: Column[Any]) -> bool:
@@ -159,7 +166,10 @@ def _without_nul(value: str) -> str:
 
 def _in_utc(moment: dt.datetime) -> dt.datetime:
     # SQLite forgets the offset: it must be the same for every row, and known (see `RowSchema.row`).
-    return moment.astimezone(dt.UTC)
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError("must be within the years 1 to 9999, in UTC too") from None
 
 
 def _bytes_of(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote, unquote
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import to_jsonable_python
 from sqlalchemy import Column, ColumnElement, Table, and_, bindparam
 from starlette.types import Scope
 
@@ -68,13 +68,6 @@ class Key:
         if len(parts) != len(self.fields):
             raise _no_such_row()
         return tuple(map(_read, self.adapters, map(unquote, parts)))
-
-    def checked(self, values: Sequence[Any]) -> KeyValue:
-        """A key from JSON's values. Raises ``ValueError`` for what can't be one."""
-        return tuple(
-            adapter.validate_json(to_json(value))
-            for adapter, value in zip(self.adapters, values, strict=True)
-        )
 
     def render(self, key: KeyValue) -> str:
         """A key as part of a path, escaped: what `read` takes back."""

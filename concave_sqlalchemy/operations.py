@@ -1,4 +1,4 @@
-"""The verbs of a resource, each in one transaction. Rows are dicts by field name."""
+"""The writing verbs of a resource, each in one transaction. Rows are dicts by field name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Table, func, insert, select, tuple_
+from sqlalchemy import Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 
@@ -17,7 +17,6 @@ from concave.hooks import HookContext, ResourceHooks, Row, call_hook
 from concave_sqlalchemy.defaults import defaults_of
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.pagination import PageRequest, encode_cursor
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.refusals import database_errors
 from concave_sqlalchemy.schema import Body, RowSchema, Validated
@@ -44,34 +43,6 @@ class Operations:
         self._select_one = self._select.where(schema.key.condition)
         self._lock_one = self._select_one.with_for_update()
         self._delete_one = table.delete().where(schema.key.condition).returning(*self._columns)
-        self._count = select(func.count()).select_from(table)
-
-    # Reading
-
-    async def page(self, wanted: PageRequest) -> bytes:
-        """A page of rows in the order of their keys, as JSON."""
-        columns = self._key.columns
-        statement = self._select.order_by(*columns).limit(wanted.limit + 1)
-        if wanted.after is not None:
-            statement = statement.where(tuple_(*columns) > tuple_(*wanted.after))
-        async with self._transactions.reading() as session:
-            found = (await session.execute(statement)).mappings().all()
-            total = (await session.execute(self._count)).scalar_one() if wanted.total_count else None
-        items = [self._schema.row_of(row) for row in found[: wanted.limit]]
-        has_more = len(found) > wanted.limit
-        cursor = encode_cursor(self._key.of_row(items[-1])) if has_more else None
-        page = {"items": items, "nextCursor": cursor, "hasMore": has_more}
-        return self._schema.page_to_json(page if total is None else {**page, "totalCount": total})
-
-    async def count(self) -> int:
-        """How many rows there are."""
-        async with self._transactions.reading() as session:
-            return int((await session.execute(self._count)).scalar_one())
-
-    async def get(self, key: KeyValue) -> bytes:
-        """One row as JSON; 404 where there is none."""
-        async with self._transactions.reading() as session:
-            return self._schema.to_json(await self._one(session, self._select_one, key))
 
     # Writing. The answer is made before the commit: nothing that could fail comes after it.
 

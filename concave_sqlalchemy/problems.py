@@ -32,7 +32,7 @@ CODES: dict[int, tuple[str, str]] = {
 class Problem(Exception):  # noqa: N818  (RFC 9457's word)
     """An answer that isn't a success. A hook may raise one: everything is rolled back, and the client gets it.
 
-    `errors` are ``{"field": …, "message": …}`` each.
+    `errors` are ``{"field": …, "message": …}`` each. `position` is where in a filter, from 0, the mistake is.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Problem(Exception):  # noqa: N818  (RFC 9457's word)
         slug: str | None = None,
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        position: int | None = None,
     ) -> None:
         super().__init__(detail)
         known_code, known_slug = CODES.get(status, (f"HTTP_{status}", f"http-{status}"))
@@ -53,6 +54,7 @@ class Problem(Exception):  # noqa: N818  (RFC 9457's word)
         self.slug = slug or (self.code.lower().replace("_", "-") if code else known_slug)
         self.errors = list(errors)
         self.headers = dict(headers or {})
+        self.position = position
 
 
 def problem_response(problem: Problem) -> Response:
@@ -64,6 +66,8 @@ def problem_response(problem: Problem) -> Response:
         "detail": problem.detail,
         "code": problem.code,
     }
+    if problem.position is not None:
+        body["position"] = problem.position
     if problem.errors:
         body["errors"] = problem.errors
     return Response(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pydantic_core import to_json
@@ -16,14 +16,19 @@ from starlette.types import Receive, Scope, Send
 
 from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks
+from concave_sqlalchemy.aggregates import PARAMETERS
 from concave_sqlalchemy.body import limited, read_object
 from concave_sqlalchemy.fields import fields_of, table_of
+from concave_sqlalchemy.filters import FilterOperator
 from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
 from concave_sqlalchemy.operations import Operations
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.pagination import no_parameters, read_page_request
+from concave_sqlalchemy.pagination.cursors import Cursors
+from concave_sqlalchemy.pagination.request import no_parameters, only, read_page_request
+from concave_sqlalchemy.policy import Allowed, Fields
 from concave_sqlalchemy.problems import Problem, problem_response
+from concave_sqlalchemy.reading import Reading
 from concave_sqlalchemy.schema import RowSchema
 
 __all__ = ["Resource", "use_resource"]
@@ -39,6 +44,7 @@ class Resource:
     def __init__(
         self,
         operations: Operations,
+        reading: Reading,
         schema: RowSchema,
         outbox: Outbox,
         *,
@@ -48,6 +54,7 @@ class Resource:
         max_body: int,
     ) -> None:
         self._operations = operations
+        self._reading = reading
         self._schema = schema
         self._user = user
         self._default_limit = default_limit
@@ -85,8 +92,11 @@ class Resource:
                 return await self._collection(request, user)
             case "/count":
                 _allow(request, "GET")
-                no_parameters(request.query_params)
-                return _json({"count": await self._operations.count()})
+                query = only(request.query_params, {"filter"})
+                return _json({"count": await self._reading.count(query.get("filter", ""))})
+            case "/aggregate":
+                _allow(request, "GET")
+                return _response(await self._reading.aggregate(only(request.query_params, PARAMETERS)))
             case _:
                 return await self._item(request, user, path_id(request.scope))
 
@@ -97,16 +107,14 @@ class Resource:
             body = await read_object(request)
             return _response(await self._operations.create(request, user, body), status=201)
         wanted = read_page_request(
-            request.query_params,
-            self._schema.key,
-            default_limit=self._default_limit,
-            max_limit=self._max_limit,
+            request.query_params, default_limit=self._default_limit, max_limit=self._max_limit
         )
-        return _response(await self._operations.page(wanted))
+        return _response(await self._reading.page(wanted))
 
     async def _item(self, request: Request, user: Any, text: str) -> Response:
         _allow(request, "GET", "PATCH", "PUT", "DELETE")
-        no_parameters(request.query_params)
+        is_read = request.method in {"GET", "HEAD"}
+        query = only(request.query_params, {"select"} if is_read else ())
         key = self._schema.key.read(text)
         match request.method:
             case "PATCH":
@@ -119,7 +127,7 @@ class Resource:
                 await self._operations.delete(request, user, key)
                 return Response(status_code=204)
             case _:
-                return _response(await self._operations.get(key))
+                return _response(await self._reading.get(key, chosen=query.get("select")))
 
     async def _user_of(self, request: Request) -> Any:
         if self._user is None:
@@ -138,21 +146,29 @@ def use_resource(
     default_limit: int = 20,
     max_limit: int = 100,
     max_body: int = MAX_BODY,
+    fields: Fields = Fields(),  # noqa: B008  (immutable)
+    operators: Mapping[str, FilterOperator] | None = None,
+    secret: str | bytes | None = None,
 ) -> Resource:
     """A REST resource of a mapped class or a `Table`.
 
     `session`: an ``async_sessionmaker`` on SQLite (aiosqlite) or PostgreSQL (asyncpg). `id`: the field that tells rows apart;
     the primary key by default, which may be of several columns (``/a,b``; hooks see it as a tuple). `hooks`: see `ResourceHooks` and `create_task_trigger_hooks`. `user`: from a request, sync or
     async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse.
-    `default_limit`, `max_limit`: rows of a page. `max_body`: bytes.
+    `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `fields`: see `Fields`. `operators`: of filters, beside those that
+    there are; see `FilterOperator`. `secret`: what cursors are signed with, for all processes of the app the same; without it the
+    environment's CONCAVE_SECRET, and without that a random one: a cursor from another process, or from before a restart, is then
+    refused with 400.
 
     Each request is one transaction, committed before the response is sent; hooks run inside it, and what they enqueue commits
     with it. Rows are dicts by field name: the mapped attribute's, or the column's key. Raises `ConfigurationError` for a table
     that can't be a resource.
     """
     found, mapper = table_of(table)
-    fields = fields_of(found, mapper)
-    schema = RowSchema.of(found.name, fields, key_of(found, fields, id))
+    every = fields_of(found, mapper)
+    key = key_of(found, every, id)
+    allowed = Allowed.of(every, key, fields)
+    schema = RowSchema.of(found.name, every, key, allowed)
     if not 1 <= default_limit <= max_limit:
         raise ConfigurationError(
             f"default_limit must be 1 to max_limit, not {default_limit} with {max_limit}"
@@ -160,6 +176,14 @@ def use_resource(
     outbox = Outbox.of(session)
     return Resource(
         Operations(found, schema, hooks or ResourceHooks(), outbox),
+        Reading(
+            found,
+            schema,
+            allowed=allowed,
+            transactions=outbox.transactions,
+            cursors=Cursors.of(found.name, secret),
+            operators=operators or {},
+        ),
         schema,
         outbox,
         user=user,

@@ -14,6 +14,7 @@ from sqlalchemy import JSON, DateTime, LargeBinary, RowMapping, null
 
 from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.keys import Key
+from concave_sqlalchemy.policy import Allowed
 from concave_sqlalchemy.problems import Problem, invalid
 
 __all__ = ["Body", "BodyModel", "RowSchema", "Validated"]
@@ -63,10 +64,12 @@ class RowSchema:
     zoned: tuple[str, ...]
     """The fields that hold moments in time."""
     binary: tuple[str, ...]
+    hidden: frozenset[str]
+    """The fields that no answer shows."""
 
     @classmethod
-    def of(cls, name: str, fields: Iterable[ResourceField], key: Key) -> RowSchema:
-        """The schema of a table whose rows are told apart by `key`."""
+    def of(cls, name: str, fields: Iterable[ResourceField], key: Key, allowed: Allowed) -> RowSchema:
+        """The schema of a table whose rows are told apart by `key`, and of which clients see what is `allowed`."""
         every = tuple(fields)
         not_computed = [field for field in every if not field.computed]
         settable = [field for field in every if not field.generated]
@@ -90,6 +93,7 @@ class RowSchema:
             key=key,
             zoned=tuple(field.name for field in every if _is_zoned(field)),
             binary=tuple(field.name for field in every if isinstance(field.column.type, LargeBinary)),
+            hidden=frozenset(field.name for field in every) - {field.name for field in allowed.readable},
         )
 
     def from_client(self, model: BodyModel, body: Mapping[str, Any], *, hooked: bool) -> Body:
@@ -119,30 +123,34 @@ class RowSchema:
         by_name = {field.name: field for field in self.fields}
         return {by_name[name].column.key: _sql_value(by_name[name], value) for name, value in data.items()}
 
-    def row_of(self, found: RowMapping) -> dict[str, Any]:
-        """A row as hooks see it."""
+    def row_of(self, found: RowMapping | Mapping[str, Any]) -> dict[str, Any]:
+        """A row, or some fields of it, as hooks see it."""
         row: dict[str, Any] = {**found}
         for name in self.zoned:
-            moment = row[name]
+            moment = row.get(name)
             # SQLite has no time zones. What is written there through a resource is in UTC.
             if isinstance(moment, dt.datetime) and moment.tzinfo is None:
                 row[name] = moment.replace(tzinfo=dt.UTC)
         return row
 
     def to_json(self, row: Mapping[str, Any]) -> bytes:
-        """A row as clients see it."""
+        """A row as clients see it: what is readable of it."""
         return _json(self._presented(row))
+
+    def shown(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Some fields of a row as clients see them, before they are JSON."""
+        return self._presented(self.row_of(row))
 
     def page_to_json(self, page: Mapping[str, Any]) -> bytes:
         """A page with its rows in ``items``."""
         return _json({**page, "items": [self._presented(row) for row in page["items"]]})
 
     def _presented(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self.binary:
-            return row
+        if self.hidden:
+            row = {name: value for name, value in row.items() if name not in self.hidden}
         # The standard alphabet, which every client's decoder takes.
-        given = [name for name in self.binary if row[name] is not None]
-        return {**row, **{name: b64encode(row[name]).decode() for name in given}}
+        given = [name for name in self.binary if row.get(name) is not None]
+        return {**row, **{name: b64encode(row[name]).decode() for name in given}} if given else row
 
 
 def _json(value: Any) -> bytes:

@@ -34,6 +34,11 @@ class Transactions:
         return self.bind.url.render_as_string() if self.bind is not None else repr(self._sessions)
 
     @property
+    def dialect(self) -> str:
+        """The name of the database's dialect."""
+        return str(self._sessions().get_bind().dialect.name)
+
+    @property
     def bind(self) -> AsyncEngine | None:
         """The engine that the sessions are made for, if there is one for all."""
         return self._sessions.kw.get("bind")
