@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos model bench check lint types format build clean
+.PHONY: help demo test chaos model bench bench-smoke check lint types format build clean
 
 help:
 	@echo 'make demo    serve examples/shop.py on port $(PORT); CONCAVE_KV_URL=redis://… puts its tasks on Redis'
@@ -18,6 +18,7 @@ help:
 	@echo 'make chaos   break processes and servers in every way we know and count, in the long form'
 	@echo 'make model   both stores beside a naive model of one, $(STEPS) steps each'
 	@echo 'make bench   ours beside its peers on one Redis (ARGS="--quick", "--only drain --peers SAQ")'
+	@echo 'make bench-smoke  the counts among it that do not depend on the machine'
 	@echo 'make check   all checks: format, lint, types, imports, tests'
 	@echo 'make format  format the code and fix what ruff can fix'
 	@echo 'make build   build the wheel and the sdist into dist/'
@@ -45,7 +46,11 @@ model: .venv/dev.stamp
 bench: .venv/dev.stamp
 	$(BIN)/python -m benchmarks $(ARGS)
 
-check: lint types test
+# Counts that don't depend on the machine: commands and round trips a task, bytes a task, idling.
+bench-smoke: .venv/dev.stamp
+	$(BIN)/python -m benchmarks.smoke
+
+check: lint types test bench-smoke
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .

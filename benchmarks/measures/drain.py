@@ -99,6 +99,7 @@ def drain(
         "worker_us": (cpu - sum(at_first for _, _, at_first, _ in heads) / 1e9) / done * 1e6,
         "redis_us": cost.cpu / done * 1e6,
         "commands": cost.total / done,
+        "scripts": (cost.commands.get("evalsha", 0) + cost.commands.get("eval", 0)) / done,
         "rss_mb": rss / 1e6,
         "queued_bytes": (before.memory - empty.memory) / (tasks + delayed),
         "finished_bytes": (after.memory - empty.memory) / done,
