@@ -45,6 +45,8 @@ class Scenario:
     run: Callable[[], Figures]
     competes: bool = True
     """Whether it can be the fastest peer."""
+    theirs: bool = True
+    """Whether it is someone else's code, whose failure is no failure of ours."""
 
 
 @dataclass(frozen=True, slots=True)

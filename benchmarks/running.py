@@ -1,9 +1,11 @@
 """Carrying a measure out."""
 
+import subprocess
 import sys
 import time
 
 from benchmarks.plan import Figures, Measure, Result, Run, Scenario
+from tests.servers import ServerError
 
 __all__ = ["carry_out"]
 
@@ -13,7 +15,14 @@ def carry_out(measure: Measure, rounds: int) -> Result:
     runs: list[Run] = []
     for number in range(1, rounds + 1):
         for other in measure.others:
-            figures = _run(measure.key, other, number, rounds)
+            try:
+                figures = _run(measure.key, other, number, rounds)
+            except (ServerError, TimeoutError, subprocess.TimeoutExpired) as error:
+                if not other.theirs:
+                    raise
+                # A peer that hangs or breaks is left out of the table, and the rest goes on.
+                print(f"[{measure.key}] {other.name} failed: {error}", file=sys.stderr, flush=True)
+                continue
             base = _run(measure.key, measure.base, number, rounds)
             runs.append(Run(other.name, figures, base, other.competes))
         if not measure.others:

@@ -14,13 +14,17 @@ COLUMNS = {"rate": "tasks/s", "worker_us": "worker µs", "redis_us": "Redis µs"
 
 def measures(url: str, scale: Scale) -> list[Measure]:
     one = Scenario(f"{scale.tasks:,} queued", partial(drain, OURS, url, scale.tasks))
-    two = Scenario("two processes", partial(drain, OURS, url, 2 * scale.tasks, processes=2))
-    queued = Scenario(f"{scale.many:,} queued", partial(drain, OURS, url, scale.many))
+    two = Scenario("two processes", partial(drain, OURS, url, 2 * scale.tasks, processes=2), theirs=False)
+    queued = Scenario(f"{scale.many:,} queued", partial(drain, OURS, url, scale.many), theirs=False)
     delayed = Scenario(
-        f"{scale.many:,} delayed beside", partial(drain, OURS, url, scale.tasks, delayed=scale.many)
+        f"{scale.many:,} delayed beside",
+        partial(drain, OURS, url, scale.tasks, delayed=scale.many),
+        theirs=False,
     )
     names = Scenario(
-        "200 names, 20 with a cap", partial(drain, OURS, url, scale.tasks, env={"BENCH_NAMES": "200"})
+        "200 names, 20 with a cap",
+        partial(drain, OURS, url, scale.tasks, env={"BENCH_NAMES": "200"}),
+        theirs=False,
     )
     return [
         Measure(

@@ -22,7 +22,13 @@ class Producer:
             await asyncio.gather(*(self.enqueue(index) for index in indexes[start : start + 100]))
 
     async def run(self, index: int) -> Any:
-        return await self.queue.apply("work", index=index, data=DATA, retries=RETRIES, ttl=TTL, timeout=30)
+        # Its own ways to wait (`apply`, `refresh(until_complete)`) listen after they have looked, and hang for a job that
+        # ends in between: so it is asked for again and again.
+        job = await self.enqueue(index)
+        while not job.completed:
+            await asyncio.sleep(0.001)
+            await job.refresh()
+        return job.result
 
 
 if __name__ == "__main__":
