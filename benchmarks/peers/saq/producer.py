@@ -22,8 +22,8 @@ class Producer:
             await asyncio.gather(*(self.enqueue(index) for index in indexes[start : start + 100]))
 
     async def run(self, index: int) -> Any:
-        # Its own ways to wait (`apply`, `refresh(until_complete)`) listen after they have looked, and hang for a job that
-        # ends in between: so it is asked for again and again.
+        # Of its own ways, `apply` looks every 0.5 s, and `refresh(until_complete)` misses an end between its look and its
+        # listening.
         job = await self.enqueue(index)
         while not job.completed:
             await asyncio.sleep(0.001)
