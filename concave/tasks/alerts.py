@@ -89,6 +89,8 @@ class DeadLetterAlerts:
                 await self._look()
             except StoreError as error:
                 log.warning("could not look for new dead letters: %s; trying again", error)
+            except Exception:  # a watch that has ended without a word is worse than none
+                log.exception("could not look for new dead letters; trying again")
             if last:
                 return
             await self._wait_for_news()

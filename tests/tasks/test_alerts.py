@@ -175,11 +175,12 @@ async def test_a_callback_that_fails_is_logged_and_the_next_is_called(
     assert "no network" in caplog.text
 
 
-async def test_a_store_that_is_away_is_looked_into_again(timed_kv: KV, clock: WatchedClock) -> None:
+@pytest.mark.parametrize("error", [StoreUnavailableError("away"), RuntimeError("a bug")])
+async def test_after_any_error_it_looks_again(timed_kv: KV, clock: WatchedClock, error: Exception) -> None:
     kv, alerts = ScriptedKV(timed_kv), Alerts()
     async with alerting(kv, alerts):
-        kv.script.fail("locks.acquire", StoreUnavailableError("away"))
-        with logged("could not look for new dead letters: away") as told:
+        kv.script.fail("locks.acquire", error)
+        with logged("could not look for new dead letters") as told:
             await die(kv, "dead")
             await told.wait()
         clock.advance(CHECK_INTERVAL)

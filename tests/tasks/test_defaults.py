@@ -25,7 +25,9 @@ from concave.tasks.defaults import (
     Defaults,
     announce_outbox,
     announced_outboxes,
+    end_suspect_turn,
     restore_defaults,
+    take_suspect_turn,
     use_defaults,
 )
 from concave.tasks.outbox import Submit
@@ -167,3 +169,19 @@ async def test_a_sweep_that_is_under_way_is_finished(clock: WatchedClock) -> Non
         go_on.set()
         await stopping
         assert await TaskScheduler(kv).get_queue_depth() == 1
+
+
+def test_the_turn_at_what_has_crashed_before_is_one_workers_at_a_time_and_not_kept_by_a_dead_one() -> None:
+    class Worker: ...
+
+    first, second = Worker(), Worker()
+    assert take_suspect_turn(first)
+    assert take_suspect_turn(first)
+    end_suspect_turn(second)  # it isn't its to end
+    assert not take_suspect_turn(second)
+    end_suspect_turn(first)
+    assert take_suspect_turn(second)
+    del second
+    gc.collect()
+    assert take_suspect_turn(first)
+    end_suspect_turn(first)
