@@ -133,7 +133,8 @@ ClaimNames = tuple[tuple[str, int], ...]
 class Claim(NamedTuple):
     """What a worker wants.
 
-    `nonce` is 16 ASCII characters, fresh for each claim, and repeated only when the same claim is sent again.
+    `nonce` is 16 ASCII characters, fresh for each claim, and repeated only when the same claim is sent again. A worker may
+    have several claims under way, each on a line of its own: of each line the store knows the last claim.
     """
 
     worker_id: str
@@ -143,6 +144,7 @@ class Claim(NamedTuple):
     nonce: str
     suspects: int = 1
     """How many tasks may be among them that have crashed a worker before."""
+    line: int = 0
 
 
 class Lease(NamedTuple):

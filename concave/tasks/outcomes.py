@@ -9,13 +9,15 @@ from concave.errors import ConcaveError, StoreFullError, StoreUnavailableError
 from concave.store.records import Decision, Lease, Settlement
 from concave.tasks.executor import Run
 
-__all__ = ["Outcomes"]
+__all__ = ["Outcome", "Outcomes"]
 
 log = logging.getLogger("concave.worker")
 
 
 @dataclass(slots=True, eq=False)
-class _Outcome:
+class Outcome:
+    """What became of a run, until the store has answered."""
+
     settlement: Settlement
     run: Run | None
     sent: bool = False
@@ -23,23 +25,31 @@ class _Outcome:
 
 
 class Outcomes:
-    """A queue of settlements: all of it is sent at once, unless the store stumbles over one of them."""
+    """A queue of settlements: sent in batches, unless the store stumbles over one of them."""
 
     def __init__(self) -> None:
-        self._waiting: list[_Outcome] = []
+        self._waiting: list[Outcome] = []
+        self._sent: list[list[Outcome]] = []
         self._one_by_one = False
         self.refused = 0
 
     def __len__(self) -> int:
+        """How many wait to be sent."""
         return len(self._waiting)
 
     def add(self, lease: Lease, decision: Decision, run: Run | None = None) -> None:
         """Keep an outcome until the store has answered."""
-        self._waiting.append(_Outcome(Settlement(lease, decision), run))
+        self._waiting.append(Outcome(Settlement(lease, decision), run))
 
-    def batch(self) -> list[Settlement]:
-        """What to send next."""
-        return [outcome.settlement for outcome in self._waiting[: 1 if self._one_by_one else None]]
+    def take(self, most: int) -> list[Outcome]:
+        """What to send next. A batch that isn't empty is to be `answered` or to have `failed`."""
+        batch = self._waiting[: 1 if self._one_by_one else most]
+        if not batch:
+            return batch
+        # First in, then out: `runs` is read from another thread, and must miss none.
+        self._sent.append(batch)
+        self._waiting = self._waiting[len(batch) :]
+        return batch
 
     @property
     def one_by_one(self) -> bool:
@@ -49,27 +59,32 @@ class Outcomes:
     @property
     def runs(self) -> list[Run]:
         """The runs that have ended and hold their leases until the store knows. May be called from any thread."""
-        return [outcome.run for outcome in list(self._waiting) if outcome.run is not None]
+        sent = [outcome for batch in list(self._sent) for outcome in batch]
+        return [outcome.run for outcome in (*sent, *self._waiting) if outcome.run is not None]
 
-    def answered(self, accepted: list[bool]) -> None:
-        """The store's answer to the batch."""
-        done, self._waiting = self._waiting[: len(accepted)], self._waiting[len(accepted) :]
+    def answered(self, batch: list[Outcome], accepted: list[bool]) -> None:
+        """The store's answer to a batch."""
+        self._sent.remove(batch)
         self._one_by_one = self._one_by_one and bool(self._waiting)
-        for outcome, carried_out in zip(done, accepted, strict=True):
+        for outcome, carried_out in zip(batch, accepted, strict=True):
             if not carried_out and not outcome.sent:
                 self._refused(outcome)
 
-    def failed(self, count: int, error: Exception) -> None:
-        """The batch, of `count` outcomes, got no answer but an error."""
-        if isinstance(error, StoreUnavailableError):
-            for outcome in self._waiting[:count]:
-                outcome.sent = True
-        if count == 0 or isinstance(error, StoreUnavailableError | StoreFullError):
+    def failed(self, batch: list[Outcome], error: Exception) -> None:
+        """A batch got no answer but an error: it is the next to be sent again."""
+        if not batch:
             return
-        if not self._one_by_one:
+        unavailable = isinstance(error, StoreUnavailableError)
+        for outcome in batch:
+            outcome.sent = outcome.sent or unavailable
+        self._waiting = batch + self._waiting
+        self._sent.remove(batch)
+        if unavailable or isinstance(error, StoreFullError):
+            return
+        if not self._one_by_one or len(batch) > 1:
             self._one_by_one = True
             return
-        first = self._waiting.pop(0)
+        (first, *self._waiting) = self._waiting
         if isinstance(error, ConcaveError):
             self._waiting.append(first)  # it may be the store's fault; meanwhile the others have their turn
             return
@@ -78,7 +93,7 @@ class Outcomes:
             "task %s (%s): its outcome can't be sent and is dropped", task.id, task.name, exc_info=error
         )
 
-    def _refused(self, outcome: _Outcome) -> None:
+    def _refused(self, outcome: Outcome) -> None:
         self.refused += 1
         task = outcome.settlement.lease.task
         log.warning(

@@ -45,7 +45,6 @@ class Runs:
         self._on_end = on_end
         # By identity: a task whose lease was lost may be claimed anew while its first run hasn't ended.
         self._running: dict[Run, None] = {}
-        self._aborted: set[str] = set()
         self.outcomes = Outcomes()
         self.processed = self.failed = 0
 
@@ -62,7 +61,7 @@ class Runs:
         """Those whose leases are to go on: until the store knows how they ended. May be called from any thread."""
         return [run for run in (*list(self._running), *self.outcomes.runs) if not run.lost]
 
-    def begin(self, lease: Lease, definition: TaskDefinition[Any, Any]) -> None:
+    def begin(self, lease: Lease, definition: TaskDefinition[Any, Any]) -> Run:
         """Start a task's handler."""
         context = TaskContext(
             lease.task, worker_id=self._worker_id, state=self._state, report=self._report(lease)
@@ -72,20 +71,14 @@ class Runs:
         if definition.timeout is not None:
             run.timer = self._clock.call_later(definition.timeout, partial(self._on_timeout, run))
         run.task = asyncio.create_task(self._run(run), name=f"concave-task-{lease.task.name}")
-        if lease.task.id in self._aborted:
-            run.stop("cancelled", "cancelled")
+        return run
 
-    def all_begun(self) -> None:
-        """A claim's tasks have begun: whoever was told to stop by now, knows."""
-        self._aborted.clear()
-
-    def abort(self, task_id: str) -> None:
-        """Tell a task to stop. The word may come before the task: it is kept until the next claim is answered."""
+    def abort(self, task_id: str) -> bool:
+        """Tell a task to stop; False if it doesn't run here."""
         found = [run for run in self._running if run.lease.task.id == task_id and not run.lost]
         for run in found:
             run.stop("cancelled", "cancelled")
-        if not found:
-            self._aborted.add(task_id)
+        return bool(found)
 
     def lose(self, run: Run) -> None:
         """The store no longer knows a run's lease."""

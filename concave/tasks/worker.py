@@ -1,28 +1,29 @@
 """A worker: claims tasks in batches, runs their handlers, settles what is done together with the next claim.
 
 One exchange with the store is under way at a time. Whatever finishes meanwhile goes with the next one, so that batches
-grow with the load by themselves, and an idle worker says nothing: it waits to be woken.
+grow with the load by themselves, and an idle worker says nothing: it waits to be woken. Where half of what a worker may
+run has finished before the store's answer is there, a second line steps in: the store works on one half while handlers
+of the other run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
 from contextlib import AsyncExitStack
 from typing import Any
 
 from concave.clock import Micros, seconds
 from concave.errors import StoreError
-from concave.failpoints import armed, reach
 from concave.kv.protocol import KV
 from concave.store.protocol import WORK, abort_topic
-from concave.store.records import NOTHING_CLAIMED, Claim, Claimed, ClaimNames, Lease, Release
+from concave.store.records import Claim, Claimed, ClaimNames, Lease, Release
 from concave.tasks.alerts import DeadLetterAlerts, OnDeadLetter
 from concave.tasks.context import Report
 from concave.tasks.defaults import announced_outboxes, end_suspect_turn, take_suspect_turn
 from concave.tasks.heartbeat import Heartbeat
+from concave.tasks.lines import Line
 from concave.tasks.model import WorkerStats, WorkerStatus
 from concave.tasks.options import Duration
 from concave.tasks.registry import TaskRegistry
@@ -37,7 +38,8 @@ log = logging.getLogger("concave.worker")
 
 MAX_CLAIM = 200
 """Tasks per claim. More would keep the store from others for too long at once."""
-LONGEST_BACKOFF = 5.0
+TWO_LINES_FROM = 32
+"""Concurrency from which a second line pays: halves of fewer tasks cost more in exchanges than they save in waiting."""
 SWEEP_INTERVAL = 5.0
 LAST_TRIES = 3
 """How often a stopping worker tries again to settle what is done; after that the leases run out."""
@@ -77,8 +79,9 @@ class TaskWorker:
         self._control = asyncio.Lock()
         self._names: ClaimNames = ()
         self._names_of: object = None
-        self._unanswered: Claim | None = None
-        self._failures = 0
+        two = concurrency >= TWO_LINES_FROM
+        self._share = min(MAX_CLAIM, -(-concurrency // 2)) if two else MAX_CLAIM
+        self._numbers = range(2 if two else 1)
         self._started = 0.0
         self._main: asyncio.Task[None] | None = None
         self._resources = AsyncExitStack()
@@ -86,7 +89,6 @@ class TaskWorker:
 
     def _prepare(self) -> None:
         """What each start has anew."""
-        self._wake = asyncio.Event()
         self._try_again = asyncio.Event()
         self._threads = HandlerThreads(self._concurrency, f"concave-{self.id}")
         self._runs = Runs(
@@ -95,8 +97,9 @@ class TaskWorker:
             state=self._state,
             threads=self._threads,
             report=self._reporter,
-            on_end=self._wake.set,
+            on_end=self._on_end,
         )
+        self._lines = [Line(number, self._kv, self._runs.outcomes) for number in self._numbers]
 
     # Control ----------------------------------------------------------------------------------------------------
 
@@ -110,7 +113,6 @@ class TaskWorker:
                 await self._open(resources)
                 self._resources = resources.pop_all()
             self._status, self._stopping = "running", False
-            self._unanswered, self._failures = None, 0
             self._started = self._kv.clock.monotonic()
             self._main = asyncio.create_task(self._work(), name=f"concave-worker-{self.id}")
 
@@ -142,7 +144,7 @@ class TaskWorker:
         """Claim again."""
         if self._status == "paused":
             self._status = "running"
-            self._wake.set()
+            self._wake()
 
     async def stop(self, grace: Duration = 25.0) -> None:
         """Stop claiming, give what runs `grace` seconds to finish, hand the rest back at once; twice is harmless.
@@ -156,7 +158,7 @@ class TaskWorker:
         if main is None:
             return
         self._stopping = True
-        self._wake.set()
+        self._wake()
         try:
             await self._runs.finish(limit)
             self._runs.stop_all("shutdown", "the worker stops")
@@ -164,8 +166,10 @@ class TaskWorker:
         finally:
             self._runs.stop_all("shutdown", "the worker stops")  # where someone cancelled the waiting
             self._runs.hand_back()
-            self._status, self._failures = "stopped", 0
-            self._wake.set()
+            self._status = "stopped"
+            for line in self._lines:
+                line.failures = 0
+                line.wake.set()
             self._try_again.set()
             await main
             end_suspect_turn(self)
@@ -189,70 +193,72 @@ class TaskWorker:
     # The loop ---------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
+        await asyncio.gather(*map(self._converse, self._lines))
+
+    async def _converse(self, line: Line) -> None:
         # A claim without an answer may have been carried out: what it leased is to be handed back.
-        while self._status != "stopped" or self._runs.outcomes or self._unanswered:
+        while self._status != "stopped" or self._runs.outcomes or line.unanswered:
+            if line.number > 0 and not self._steps_in(line):
+                await line.wake.wait()
+                line.wake.clear()
+                continue
             try:
-                claimed = await self._exchange()
-                self._failures = 0
+                claimed = await self._exchange(line)
             except Exception as error:
-                self._failures += 1
-                if self._status == "stopped" and self._failures > LAST_TRIES:
+                if self._status == "stopped" and line.failures > LAST_TRIES:
                     unsettled = len(self._runs.outcomes)
                     log.error("worker %s stops with %d results unsettled: %s", self.id, unsettled, error)
                     return
-                await self._back_off(error)
+                await self._back_off(line, error)
                 continue
             for lease in claimed.leases:
-                self._begin(lease)
-            self._runs.all_begun()
+                self._begin(lease, line)
             self._share_suspect_turn()
-            busy = self._wake.is_set() or self._runs.outcomes or len(claimed.leases) == MAX_CLAIM
-            if not busy and self._status != "stopped":
-                await self._idle(claimed.idle_for)
-            self._wake.clear()
+            if line.number == 0:
+                busy = line.wake.is_set() or self._runs.outcomes or len(claimed.leases) == self._share
+                if not busy and self._status != "stopped":
+                    await self._idle(claimed.idle_for)
+                line.wake.clear()
 
-    async def _exchange(self) -> Claimed:
+    def _steps_in(self, line: Line) -> bool:
+        """Whether a second line has something to say: its last claim once more, or a good half of all that may run."""
+        if line.unanswered or self._status == "stopped":
+            return True
+        outcomes = self._runs.outcomes
+        return self._lines[0].talks and len(outcomes) >= self._share and not outcomes.one_by_one
+
+    async def _exchange(self, line: Line) -> Claimed:
         """Settle what is done and claim what there is room for, in one step of the store."""
         outcomes = self._runs.outcomes
-        batch = outcomes.batch()
-        claim = None if batch and outcomes.one_by_one else self._next_claim()
-        self._unanswered = claim or self._unanswered
-        claimed = NOTHING_CLAIMED
-        try:
-            if batch:
-                accepted, claimed = await self._kv.store.settle(batch, claim)
-                if armed:
-                    await reach("worker.settled")
-                outcomes.answered(accepted)
-            elif claim is not None:
-                claimed = await self._kv.store.claim(claim)
-        except Exception as error:
-            outcomes.failed(len(batch), error)
-            raise
-        if claim is not None:
-            if armed and claimed.leases:
-                await reach("worker.claimed")
-            self._unanswered = None
-        return claimed
+        batch = outcomes.take(self._share)
+        claim = None if batch and outcomes.one_by_one else self._next_claim(line)
+        answer = line.exchange(batch, claim)
+        self._call_in()
+        return await answer
 
-    def _next_claim(self) -> Claim | None:
+    def _next_claim(self, line: Line) -> Claim | None:
         """What to ask for; the same again, nonce and all, as long as there was no answer: it may have been carried out."""
-        if self._unanswered is not None:
-            return self._unanswered
-        room = min(self._concurrency - len(self._runs), MAX_CLAIM)
+        if line.unanswered is not None:
+            return line.unanswered
+        others = [other.unanswered for other in self._lines if other.unanswered is not None]
+        room = self._concurrency - len(self._runs) - sum(other.limit for other in others)
         if not self._begins or room <= 0 or not self._claimable():
             return None
+        alone = self._runs.suspects == 0 and not any(other.suspects for other in others)
+        line.aborted.clear()
         return Claim(
             worker_id=self.id,
             names=self._names,
-            limit=room,
+            limit=min(room, self._share),
             lease=round(self._lock_ttl * 1_000_000),
             nonce=secrets.token_hex(8),
-            suspects=int(self._runs.suspects == 0 and take_suspect_turn(self)),
+            suspects=int(alone and take_suspect_turn(self)),
+            line=line.number,
         )
 
     def _share_suspect_turn(self) -> None:
-        if self._runs.suspects == 0 and self._unanswered is None:
+        asked = any(line.unanswered is not None and line.unanswered.suspects for line in self._lines)
+        if self._runs.suspects == 0 and not asked:
             end_suspect_turn(self)
 
     @property
@@ -271,12 +277,14 @@ class TaskWorker:
             )
         return self._names
 
-    def _begin(self, lease: Lease) -> None:
+    def _begin(self, lease: Lease, line: Line) -> None:
         definition = self._registry.get(lease.task.name)
         if definition is None or not self._begins:
             self._runs.outcomes.add(lease, Release())  # claimed before it was paused or stopped
         else:
-            self._runs.begin(lease, definition)
+            run = self._runs.begin(lease, definition)
+            if lease.task.id in line.aborted:
+                run.stop("cancelled", "cancelled")
 
     async def _idle(self, idle_for: Micros | None) -> None:
         """Wait to be woken: by work, by a handler that ends, or by the time at which something falls due.
@@ -284,15 +292,16 @@ class TaskWorker:
         Never longer than a lease: one that another worker took meanwhile and let run out is to be noticed in time.
         """
         pause = self._longest_idle if idle_for is None else min(self._longest_idle, idle_for / 1_000_000)
-        timer = self._kv.clock.call_later(pause, self._wake.set)
+        wake = self._lines[0].wake
+        timer = self._kv.clock.call_later(pause, wake.set)
         try:
-            await self._wake.wait()
+            await wake.wait()
         finally:
             timer.cancel()
 
-    async def _back_off(self, error: Exception) -> None:
+    async def _back_off(self, line: Line, error: Exception) -> None:
         # Nothing ends this loop but `stop`: a worker that is alive and silent is worse than one that is dead.
-        pause = min(LONGEST_BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
+        pause = line.pause
         unexpected = error if not isinstance(error, StoreError) else None
         log.warning("worker %s: %s; trying again in %.2f s", self.id, error, pause, exc_info=unexpected)
         timer = self._kv.clock.call_later(pause, self._try_again.set)
@@ -301,6 +310,9 @@ class TaskWorker:
         finally:
             timer.cancel()
             self._try_again.clear()
+
+    def _wake(self) -> None:
+        self._lines[0].wake.set()
 
     # Callbacks --------------------------------------------------------------------------------------------------
 
@@ -313,12 +325,24 @@ class TaskWorker:
 
         return report
 
+    def _on_end(self) -> None:
+        self._wake()
+        self._call_in()
+
+    def _call_in(self) -> None:
+        if len(self._runs.outcomes) >= self._share:
+            for line in self._lines[1:]:
+                line.wake.set()
+
     def _on_abort(self, task_id: str | None) -> None:
-        if task_id is not None:
-            self._runs.abort(task_id)
+        if task_id is None or self._runs.abort(task_id):
+            return
+        for line in self._lines:  # the word may come before the task
+            if line.unanswered is not None:
+                line.aborted.add(task_id)
 
     def _on_work(self, name: str | None) -> None:
         if name is None:
             self._try_again.set()  # whoever listens has found the store again: no need to wait any longer
         if name is None or any(name == known for known, _ in self._claimable()):
-            self._wake.set()
+            self._wake()

@@ -287,6 +287,14 @@ class ClaimingSuite:
         assert ids_of(again.leases) != ids_of(lease)
         assert await store.depth() == 1
 
+    async def test_a_claim_on_another_line_of_a_worker_does_not_make_it_forget(self, store: Store) -> None:
+        await store.add(new_tasks(4))
+        one, other = claim_of(limit=2, line=0), claim_of(limit=2, line=1)
+        first, second = (await store.claim(one)).leases, (await store.claim(other)).leases
+        assert (await store.claim(one)).leases == first
+        assert (await store.claim(other)).leases == second
+        assert len({*ids_of(first), *ids_of(second)}) == 4
+
     # How long there is nothing to do
 
     async def test_idle_for_is_unknown_when_nothing_is_to_come(self, store: Store) -> None:

@@ -62,6 +62,7 @@ CLAIMS = st.builds(
     lease=st.sampled_from([MINUTE, 5 * MINUTE]),
     nonce=st.just(""),
     suspects=st.integers(0, 2),
+    line=st.integers(0, 1),
 )
 
 

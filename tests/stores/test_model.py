@@ -72,7 +72,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.ids: list[str] = ["unknown"]
         self.forgotten: set[str] = set()
         self.leases: list[Lease] = []
-        self.claims: dict[str, tuple[Claim, list[Lease]]] = {}
+        self.claims: dict[tuple[str, int], tuple[Claim, list[Lease]]] = {}
         self.numbers = self.steps_here = 0
 
     def do(self, call: Coroutine[Any, Any, T]) -> T:
@@ -140,7 +140,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert 0 <= claimed.idle_for <= idle_for
         self.leases += claimed.leases
         if taken:
-            self.claims[claim.worker_id] = claim, claimed.leases
+            self.claims[claim.worker_id, claim.line] = claim, claimed.leases
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())

@@ -17,7 +17,7 @@ from concave import (
 )
 from concave.kv import KV
 from concave.store.records import Complete, Lease, NewTask, Settlement
-from concave.tasks.outcomes import Outcomes
+from concave.tasks.outcomes import Outcome, Outcomes
 from tests.tasks.support import ScriptedKV, WatchedClock, claim, ended, found, logged, time_passing, working
 
 AWAY = StoreUnavailableError("away")
@@ -198,50 +198,74 @@ async def some_leases(kv: KV, count: int) -> list[Lease]:
     return await claim(kv, "t", limit=count)
 
 
-def names(batch: list[Settlement]) -> list[str]:
-    return [lease.task.id for lease, _ in batch]
+def names(batch: list[Outcome]) -> list[str]:
+    return [outcome.settlement.lease.task.id for outcome in batch]
 
 
 async def test_outcomes_are_sent_together_and_forgotten_when_answered(timed_kv: KV) -> None:
     outcomes = Outcomes()
     for lease in await some_leases(timed_kv, 3):
         outcomes.add(lease, Complete(b"1"))
-    batch = outcomes.batch()
-    assert len(batch) == 3
-    outcomes.failed(3, StoreFullError("full"))
-    assert outcomes.batch() == batch
+    batch = outcomes.take(10)
+    assert names(batch) == ["t0", "t1", "t2"]
+    outcomes.failed(batch, StoreFullError("full"))
     assert not outcomes.one_by_one
-    outcomes.answered([True, True])
-    assert outcomes.batch() == batch[2:]
-    outcomes.answered([False])
+    first, second = outcomes.take(2), outcomes.take(2)
+    assert (names(first), names(second), names(outcomes.take(2))) == (["t0", "t1"], ["t2"], [])
+    outcomes.answered(second, [False])
+    outcomes.answered(first, [True, True])
     assert (len(outcomes), outcomes.refused, outcomes.runs) == (0, 1, [])
+
+
+async def test_a_batch_without_an_answer_is_the_next_to_be_sent(timed_kv: KV) -> None:
+    outcomes = Outcomes()
+    for lease in await some_leases(timed_kv, 3):
+        outcomes.add(lease, Complete(b"1"))
+    batch = outcomes.take(2)
+    outcomes.failed(batch, AWAY)
+    batch = outcomes.take(10)
+    assert names(batch) == ["t0", "t1", "t2"]
+    outcomes.answered(batch, [False, True, False])
+    assert outcomes.refused == 1  # of the first the store may have taken what it was sent before
 
 
 async def test_after_an_odd_error_they_are_sent_one_by_one_until_all_are_through(timed_kv: KV) -> None:
     outcomes = Outcomes()
     for lease in await some_leases(timed_kv, 3):
         outcomes.add(lease, Complete(b"1"))
-    a, b, c = names(outcomes.batch())
-    outcomes.failed(3, StoreError("odd"))
-    assert names(outcomes.batch()) == [a]
-    outcomes.failed(
-        1, StoreError("odd")
-    )  # it may be the store's fault: it waits, and the others have their turn
-    assert names(outcomes.batch()) == [b]
-    outcomes.failed(1, TypeError("ours"))  # never to be sent
-    assert names(outcomes.batch()) == [c]
-    outcomes.answered([True])
-    assert names(outcomes.batch()) == [a]
-    outcomes.failed(0, RuntimeError("a claim without outcomes"))
-    outcomes.answered([True])
+    outcomes.failed(outcomes.take(10), StoreError("odd"))
+    batch = outcomes.take(10)
+    assert names(batch) == ["t0"]
+    outcomes.failed(batch, StoreError("odd"))  # it may be the store's fault: the others have their turn
+    batch = outcomes.take(10)
+    assert names(batch) == ["t1"]
+    outcomes.failed(batch, TypeError("ours"))  # never to be sent
+    batch = outcomes.take(10)
+    assert names(batch) == ["t2"]
+    outcomes.answered(batch, [True])
+    batch = outcomes.take(10)
+    assert names(batch) == ["t0"]
+    outcomes.failed(outcomes.take(10), RuntimeError("a claim without outcomes"))
+    outcomes.answered(batch, [True])
     assert (len(outcomes), outcomes.one_by_one) == (0, False)
+
+
+async def test_a_larger_batch_that_fails_meanwhile_is_sent_one_by_one_too(timed_kv: KV) -> None:
+    outcomes = Outcomes()
+    for lease in await some_leases(timed_kv, 4):
+        outcomes.add(lease, Complete(b"1"))
+    first, second = outcomes.take(2), outcomes.take(2)
+    outcomes.failed(first, TypeError("ours"))
+    outcomes.failed(second, TypeError("ours"))
+    assert len(outcomes) == 4
+    assert names(outcomes.take(10)) == ["t2"]
 
 
 async def test_a_dropped_outcome_leaves_its_task_to_the_end_of_its_lease(timed_kv: KV) -> None:
     (lease,) = await some_leases(timed_kv, 1)
     outcomes = Outcomes()
     outcomes.add(lease, Complete(b"1"))
-    outcomes.failed(1, TypeError("ours"))
-    outcomes.failed(1, TypeError("ours"))
+    outcomes.failed(outcomes.take(1), TypeError("ours"))
+    outcomes.failed(outcomes.take(1), TypeError("ours"))
     assert len(outcomes) == 0
     assert (await found(timed_kv, "t0")).status == "running"

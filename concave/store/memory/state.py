@@ -52,7 +52,7 @@ class State:
         self._held_keys: dict[KeyOf, str] = {}
         self._debounced: dict[KeyOf, str] = {}
         self._stands_for: dict[str, str] = {}
-        self._last_claims: dict[str, tuple[str, list[Entry], Micros]] = {}
+        self._last_claims: dict[tuple[str, int], tuple[str, list[Entry], Micros]] = {}
         self._expiries = Expiries()
         self._numbering = Numbering(self._expiries)
 
@@ -137,7 +137,7 @@ class State:
     # Claiming
 
     def claim(self, claim: Claim, now: Micros) -> Claimed:
-        nonce, entries, _ = self._last_claims.get(claim.worker_id, ("", [], 0))
+        nonce, entries, _ = self._last_claims.get((claim.worker_id, claim.line), ("", [], 0))
         if nonce == claim.nonce:
             return Claimed([self._lease(entry, now) for entry in entries if entry.token == nonce], 0)
         room = {
@@ -158,11 +158,12 @@ class State:
         return Claimed(leases, self._idle_for(now) if len(leases) < claim.limit else None)
 
     def _remember_claim(self, claim: Claim, taken: list[Entry], now: Micros) -> None:
-        """Know what a worker claimed last, for as long as its leases were to last, and forget workers that are gone."""
-        if claim.worker_id not in self._last_claims:
-            for gone in [worker for worker, (_, _, until) in self._last_claims.items() if until <= now]:
+        """Know what was claimed last on a worker's line, for as long as its leases were to last; forget who is gone."""
+        line = claim.worker_id, claim.line
+        if line not in self._last_claims:
+            for gone in [known for known, (_, _, until) in self._last_claims.items() if until <= now]:
                 del self._last_claims[gone]
-        self._last_claims[claim.worker_id] = (claim.nonce, taken, now + claim.lease)
+        self._last_claims[line] = (claim.nonce, taken, now + claim.lease)
 
     def held(self, lease: Lease) -> Entry | None:
         """The task that a lease is of, if its token still stands."""

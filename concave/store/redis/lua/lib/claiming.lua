@@ -161,10 +161,10 @@ local function again(nonce, ids, reply)
   end
 end
 
--- claim: [worker, limit, lease, nonce, suspects]; caps: name -> max_concurrency or 0. `reply` ends with the time.
+-- claim: [worker, limit, lease, nonce, suspects, line]; caps: name -> max_concurrency or 0. `reply` ends with the time.
 -- Appends idle_for (-1: nothing known to come) and then id, record, id, record … to it.
 local function claim_into(reply, claim, caps)
-  local nonce, seen = claim[4], P .. 'w:' .. claim[1]
+  local nonce, seen = claim[4], P .. 'w:' .. claim[1] .. ':' .. claim[6]
   reap(100)
   promote(1000)
   local last = call('GET', seen)
