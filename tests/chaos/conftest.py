@@ -1,13 +1,17 @@
 """What the faults have in common: a line for each at the end of the run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from concave_sqlalchemy import create_outbox_tables
 from tests.chaos.fleet import Fleet
 from tests.chaos.tally import LONG, Tally
-from tests.servers import RedisServer
+from tests.chaos.things import Base
+from tests.servers import RedisServer, temporary_database
 
 LINES = pytest.StashKey[list[str]]()
 
@@ -35,6 +39,21 @@ def redis() -> Iterator[RedisServer]:
     """A server of the test's own, so that what is counted there is all its."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
+    """A new database of each kind, with the tables of `things` and an outbox."""
+    async with AsyncExitStack() as stack:
+        url = f"sqlite+aiosqlite:///{tmp_path}/things.db"
+        if request.param == "postgresql":
+            url = await stack.enter_async_context(temporary_database(request.getfixturevalue("postgres_url")))
+        engine = create_async_engine(url)
+        stack.push_async_callback(engine.dispose)
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        await create_outbox_tables(engine)
+        yield engine
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

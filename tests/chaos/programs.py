@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from concave import TaskContext, TaskDefinition, TaskRegistry, TaskScheduler, create_task_worker, define_task
@@ -14,6 +15,7 @@ from tests.chaos import things
 from tests.chaos.hostile import hostile_tasks
 from tests.chaos.ledger import Ledger
 from tests.chaos.napping import nap
+from tests.chaos.waiting import eventually
 
 PREFIX = "chaos"
 
@@ -67,14 +69,39 @@ async def web(
     workers: int,
     fail_point: FailPoint | None = None,
     after: int = 0,
+    meet: tuple[int, int] | None = None,
 ) -> None:
-    """Serves things; killed, if so ordered, when it has passed a fail-point some times."""
+    """Serves things; killed, if so ordered, when it has passed a fail-point some times.
+
+    `meet`: which meeting, and of how many processes; each comes there with the first rows that it has read for a sweep.
+    """
     with ExitStack() as stack:
+        if meet is not None:
+            stack.enter_context(fail_at("sweep.read", partial(_meet, Ledger(ledger), *meet), times=1))
         if fail_point is not None:
             stack.enter_context(fail_at(fail_point, kill_process, after=after))
         await things.serve(
             url, prefix=PREFIX, database=database, ledger=ledger, port_file=port_file, workers=workers
         )
+
+
+async def _meet(ledger: Ledger, number: int, processes: int) -> None:
+    """Wait until all of them are here."""
+    ledger.note("met", number)
+    await eventually(
+        lambda: sum(entry.number == number for entry in ledger.entries("met")) >= processes,
+        "all of them are here",
+    )
+
+
+async def teller(url: str, ledger: str) -> None:
+    """Runs what things trigger, and sweeps no outbox."""
+    registry = TaskRegistry(things.telling(name, Ledger(ledger)) for name in things.TASKS)
+    async with RedisKV(url, prefix=PREFIX) as kv:
+        worker = create_task_worker(kv, registry, concurrency=20)
+        await worker.start()
+        await until_terminated()
+        await worker.stop()
 
 
 # Workers ----------------------------------------------------------------------------------------------------------------
