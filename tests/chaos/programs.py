@@ -1,6 +1,7 @@
 """The programs of a fleet: each is a process's whole life, until SIGTERM."""
 
 import asyncio
+import random
 import signal
 import time
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from tests.chaos import things
 from tests.chaos.hostile import hostile_tasks
 from tests.chaos.ledger import Ledger
 from tests.chaos.napping import nap
+from tests.chaos.punctual import punctual_tasks, set_clock_off
 from tests.chaos.waiting import eventually
 
 PREFIX = "chaos"
@@ -116,6 +118,34 @@ async def napper(url: str, ledger: str, grace: float = 0, **options: Any) -> Non
         book.note("started", 0)
         await until_terminated()
         await worker.stop(grace)
+        book.note("refused", 0, str(worker.get_stats().stale_count))
+
+
+async def punctual(
+    url: str, ledger: str, clock_off: float, numbers: tuple[int, int], naps: float, **options: Any
+) -> None:
+    """A worker and a recurring scheduler whose clock is that many seconds off, and which enqueues the numbers of a range."""
+    set_clock_off(clock_off)
+    book = Ledger(ledger)
+    tasks = punctual_tasks(book)
+    async with RedisKV(url, prefix=PREFIX) as kv:
+        scheduler = TaskScheduler(kv)
+        worker = create_task_worker(kv, TaskRegistry([*tasks.values(), nap(book)]), **options)
+        await worker.start()
+        firing = start_recurring_scheduler(kv)
+        await scheduler.schedule_recurring(tasks["slot"], interval=0.1, id="slot", misfire="all")
+        for number in range(*numbers):
+            delay = random.uniform(0.2, 2)
+            book.note("asked", number, str(delay))
+            await scheduler.schedule(tasks["due"], number, delay=delay)
+            if number % 5 == 0:
+                await scheduler.enqueue(tasks["again"], number)
+            if number % 10 == 0:
+                await scheduler.enqueue(nap(), (number, naps))
+        book.note("asked all", 0)
+        await until_terminated()
+        await firing.stop()
+        await worker.stop()
         book.note("refused", 0, str(worker.get_stats().stale_count))
 
 
