@@ -17,6 +17,7 @@ from tests.chaos.hostile import hostile_tasks
 from tests.chaos.ledger import Ledger
 from tests.chaos.napping import nap
 from tests.chaos.punctual import punctual_tasks, set_clock_off
+from tests.chaos.versions import Version, tasks_of
 from tests.chaos.waiting import eventually
 
 PREFIX = "chaos"
@@ -147,6 +148,15 @@ async def punctual(
         await firing.stop()
         await worker.stop()
         book.note("refused", 0, str(worker.get_stats().stale_count))
+
+
+async def greeter(url: str, ledger: str, version: Version) -> None:
+    """A worker that runs some version of the code."""
+    async with RedisKV(url, prefix=PREFIX) as kv:
+        worker = create_task_worker(kv, TaskRegistry(tasks_of(version, Ledger(ledger)).values()), id=version)
+        await worker.start()
+        await until_terminated()
+        await worker.stop()
 
 
 async def enqueuer(url: str, ledger: str, keys: int, calls: int, start_at: float) -> None:
