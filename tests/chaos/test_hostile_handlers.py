@@ -20,7 +20,7 @@ from tests.servers import RedisServer
 from tests.stores.leaks import check_for_leaks
 
 TASKS = hostile_tasks()
-NEIGHBOURS = sized(20, 100)
+NEIGHBOURS = sized(10, 100)
 EACH = sized(20, 100)
 
 

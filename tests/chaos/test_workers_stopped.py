@@ -4,7 +4,9 @@ import asyncio
 import itertools
 import random
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ from tests.chaos.waiting import eventually
 from tests.servers import RedisServer
 from tests.stores.leaks import check_for_leaks
 
-FREEZES = sized(10, 100)
+FREEZES = sized(4, 100)
 DEPLOYS = sized(6, 50)
 NAP, GRACE, BETWEEN = sized((1.0, 0.5, 0.1), (10.0, 5.0, 0.7))
 PROCESSES = sized(4, 10)
+IN_FLIGHT = PROCESSES * 6
+"""Tasks at a time, of the ten that each process has room for."""
 
 
 def _options(redis: RedisServer, ledger: Ledger, **options: Any) -> dict[str, Any]:
@@ -80,26 +84,60 @@ async def test_the_result_of_the_second_run_stands_when_a_frozen_worker_comes_ba
     )
 
 
+@asynccontextmanager
+async def _supply(scheduler: TaskScheduler, ledger: Ledger) -> AsyncGenerator[None]:
+    """As long as this is open a new task comes for each that ends; they begin spread over the time that one takes."""
+    numbers, stop, start = itertools.count(), asyncio.Event(), time.monotonic()
+
+    async def supply() -> None:
+        sent = 0
+        while not stop.is_set():
+            ended = len({entry.number for entry in ledger.entries("ended")})
+            in_flight = round(IN_FLIGHT * min(1.0, (time.monotonic() - start) / NAP))
+            missing = in_flight - (sent - ended)
+            await scheduler.enqueue_many(nap(), [(next(numbers), NAP) for _ in range(missing)])
+            sent += max(0, missing)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), NAP / 100)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(supply())
+        await asyncio.sleep(NAP)
+        yield
+        stop.set()
+
+
+def _has_just_begun(ledger: Ledger, member: Member) -> Callable[[], bool]:
+    """Whether that process runs a task which will not have ended when a grace from now is over."""
+
+    def has_just_begun() -> bool:
+        lately = time.monotonic() - (NAP - GRACE) / 2
+        return any(entry.pid == member.pid and entry.at > lately for entry in ledger.entries("began"))
+
+    return has_just_begun
+
+
 @pytest.mark.timeout(900)
 async def test_deploys_spend_no_attempt_and_what_they_interrupt_goes_on_at_once(
     tmp_path: Path, redis: RedisServer, fleet: Fleet, report: Callable[[Tally], None]
 ) -> None:
-    ledger, total = Ledger(tmp_path / "ledger"), PROCESSES * 5
+    ledger = Ledger(tmp_path / "ledger")
     options = _options(redis, ledger, concurrency=10, grace=GRACE)
     members = [fleet.start(programs.napper, **options) for _ in range(PROCESSES)]
     await eventually(lambda: len(ledger.entries("started")) == PROCESSES, "all workers are up")
     stopped: list[Member] = []
     async with RedisKV(redis.url, prefix=programs.PREFIX) as kv:
         scheduler = TaskScheduler(kv)
-        await scheduler.enqueue_many(nap(), [(number, NAP) for number in range(total)])
-        for number in range(DEPLOYS):
-            await asyncio.sleep(random.uniform(0.5, 1.5) * BETWEEN)
-            index = number % PROCESSES
-            members[index].send(signal.SIGTERM)
-            stopped.append(members[index])
-            members[index] = fleet.start(programs.napper, **options)
+        async with _supply(scheduler, ledger):
+            for number in range(DEPLOYS):
+                await asyncio.sleep(random.uniform(0.5, 1.5) * BETWEEN)
+                index = number % PROCESSES
+                await eventually(_has_just_begun(ledger, members[index]), "it runs what outlasts the grace")
+                members[index].send(signal.SIGTERM)
+                stopped.append(members[index])
+                members[index] = fleet.start(programs.napper, **options)
+            statuses = [await asyncio.to_thread(each.wait) for each in stopped]
         await eventually(lambda: none_waits(scheduler), "every task has ended")
-        statuses = [await asyncio.to_thread(each.wait) for each in stopped]
         tasks = await all_tasks(scheduler)
     await check_for_leaks(redis.url, programs.PREFIX)
     assert set(statuses) == {0}
@@ -111,11 +149,14 @@ async def test_deploys_spend_no_attempt_and_what_they_interrupt_goes_on_at_once(
         if earlier.event == "interrupted"
     ]
     last = last_runs(ledger)
+    interrupting = {entry.pid for entry in ledger.entries("interrupted")}
     if LONG:
         assert max(waits) <= 1
+        assert interrupting == {each.pid for each in stopped}
     completed = [task for task in tasks if task.status == "completed"]
     assert sum(task.interruptions for task in tasks) == len(waits)
     assert [task.id for task in tasks if task.attempt != 1 or task.crashes] == []
+    total = 1 + max(task.input[0] for task in tasks)
     report(
         Tally(
             f"SIGTERM with {NAP:g} s tasks and {GRACE:g} s grace",
@@ -124,7 +165,7 @@ async def test_deploys_spend_no_attempt_and_what_they_interrupt_goes_on_at_once(
             duplicated=len(tasks) - total,
             overwritten=sum(task.result != last[task.input[0]] for task in completed),
             figures={
-                "interrupted": len(waits),
+                "interrupted": f"{len(waits)} by {len(interrupting)} of the deploys",
                 "attempts spent": sum(task.attempt - 1 for task in tasks),
                 "claimed again within": f"{max(waits):.3f} s",
             },
