@@ -31,7 +31,9 @@ class Ledger:
     def entries(self, *events: str) -> list[Entry]:
         """All lines so far, or those of some events."""
         found: list[Entry] = []
-        for line in self.path.read_text().splitlines():
+        # A line that is being written may be seen half: the one at the end, and only where it crosses a page.
+        written, _, _ = self.path.read_text().rpartition("\n")
+        for line in written.splitlines():
             event, number, pid, at, more = line.split("\t", 4)
             if not events or event in events:
                 found.append(Entry(event, int(number), int(pid), float(at), more))
