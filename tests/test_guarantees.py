@@ -1,4 +1,4 @@
-"""`docs/guarantees.md` names the tests that show each promise: there are such tests."""
+"""`docs/guarantees.md` names the tests and the faults that show each promise: there are such."""
 
 import ast
 import re
@@ -22,7 +22,8 @@ def test_each_test_that_it_names_is_there(path: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("promise", PROMISES)
-def test_each_promise_tells_its_limits_and_its_tests(promise: str) -> None:
+def test_each_promise_tells_its_limits_its_tests_and_its_faults(promise: str) -> None:
     part = TEXT.split(f"\n## {promise}\n")[1].partition("\n## ")[0]
     assert "**Limits.**" in part
     assert "Tests: `" in part
+    assert "\nFaults: `tests/chaos/" in part
