@@ -1,6 +1,7 @@
 """Tasks that are bad for their worker."""
 
 import asyncio
+import itertools
 import os
 import signal
 import time
@@ -8,6 +9,20 @@ from typing import Any
 
 from concave import RetryConfig, TaskContext, TaskDefinition, define_task
 from tests.chaos.ledger import Ledger
+
+
+def failing_at_once(tasks: int) -> TaskDefinition[Any, Any]:
+    """A task that fails as soon as so many of it run."""
+    begun, all_run = itertools.count(1), asyncio.Event()
+
+    @define_task(name="fail", retry=RetryConfig(initial_delay=60))
+    async def fail(ctx: TaskContext) -> None:
+        if next(begun) == tasks:
+            all_run.set()
+        await all_run.wait()
+        raise ConnectionError("what all of them depend on is gone")
+
+    return fail
 
 
 def hostile_tasks(ledger: Ledger | None = None) -> dict[str, TaskDefinition[Any, Any]]:

@@ -13,7 +13,7 @@ from concave.kv import RedisKV
 from concave.tasks import start_recurring_scheduler, start_task_workers
 from concave.testing import FailPoint, fail_at, kill_process
 from tests.chaos import things
-from tests.chaos.hostile import hostile_tasks
+from tests.chaos.hostile import failing_at_once, hostile_tasks
 from tests.chaos.ledger import Ledger
 from tests.chaos.napping import nap
 from tests.chaos.punctual import punctual_tasks, set_clock_off
@@ -182,3 +182,12 @@ async def victim(url: str, ledger: str, workers: int = 1, **options: Any) -> Non
         await until_terminated()
         for worker in running:
             await worker.stop(0)
+
+
+async def failer(url: str, tasks: int) -> None:
+    """Runs so many tasks at a time, which fail together."""
+    async with RedisKV(url, prefix=PREFIX) as kv:
+        worker = create_task_worker(kv, TaskRegistry([failing_at_once(tasks)]), concurrency=tasks)
+        await worker.start()
+        await until_terminated()
+        await worker.stop(0)
