@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from concave.clock import Clock, SystemClock
 from concave.errors import ConfigurationError
 from concave.store.redis import RedisStore
-from concave.store.redis.client import AT_ONCE, mapped_errors
+from concave.store.redis.client import AT_ONCE, heeding_cancellation, mapped_errors
 from concave.store.redis.topics import RedisTopics
 
 __all__ = ["RedisKV"]
@@ -79,7 +79,7 @@ class RedisKV:
         namespace = f"{{{self.prefix}}}:"
         opened = _open(self._url, self._options)
         try:
-            with mapped_errors(self.description):
+            with heeding_cancellation(), mapped_errors(self.description):
                 await opened.client.execute_command("PING")
         except TypeError as error:
             await opened.close()

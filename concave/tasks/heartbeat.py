@@ -39,6 +39,7 @@ class Heartbeat:
         self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._answered = True
+        self._stopping = False
         self._stop: Callable[[], None] = lambda: None
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name="concave-heartbeat", daemon=True)
@@ -50,6 +51,7 @@ class Heartbeat:
 
     async def stop(self) -> None:
         """Stop the thread and wait for its end."""
+        self._stopping = True
         self._stop()
         while self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
@@ -71,6 +73,10 @@ class Heartbeat:
     async def _beat_until_stopped(self) -> None:
         loop, stopped = asyncio.get_running_loop(), asyncio.Event()
         self._stop = lambda: call_on(loop, stopped.set)
+        if (
+            self._stopping
+        ):  # a start that was called off: `stop` may have come before there was anything to call
+            stopped.set()
         beating = asyncio.create_task(self._beat(stopped))
         call_on(self._loop, self._has_started)
         await stopped.wait()

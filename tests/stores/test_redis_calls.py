@@ -1,5 +1,6 @@
 """How the store talks to Redis: scripts, round trips, and errors that are ours."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -240,3 +241,23 @@ async def test_a_server_that_dies_is_unavailable_until_it_is_back() -> None:
                     await call
             server.start()
             assert (await take_one(store)).task.id == task_id
+
+
+async def test_a_cancelled_call_is_cancelled_at_whatever_step_it_is(redis_url: str) -> None:
+    """The driver writes within `asyncio.wait_for`, which before Python 3.12 may swallow a cancellation."""
+
+    async def one_after_the_other(kv: RedisKV) -> None:
+        await kv.connect()
+        listener = await kv.store.listen("work", lambda _: None)
+        await kv.store.now()
+        await listener.close()
+
+    for turns in range(200):
+        kv = RedisKV(redis_url, prefix="test-cancelled")
+        calls = asyncio.create_task(one_after_the_other(kv))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        cancelled = calls.cancel()
+        (outcome,) = await asyncio.gather(calls, return_exceptions=True)
+        await kv.close()
+        assert isinstance(outcome, asyncio.CancelledError) == cancelled, f"after {turns} turns: {outcome!r}"

@@ -319,3 +319,26 @@ async def test_two_starts_at_once_are_one(timed_kv: KV) -> None:
     await asyncio.gather(worker.start(), worker.start())
     assert spied.script.calls["connect"] == 1
     await worker.stop()
+
+
+async def test_a_start_that_is_called_off_before_its_heartbeat_runs_ends(
+    kv: KV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is there and has no loop yet: there is nothing yet by which to stop it."""
+    run, there, let_through = asyncio.run, threading.Event(), threading.Event()
+
+    def run_later(main: Any) -> None:
+        there.set()
+        let_through.wait()
+        run(main)
+
+    monkeypatch.setattr(asyncio, "run", run_later)
+    starting = asyncio.create_task(create_task_worker(kv, TaskRegistry()).start())
+    await asyncio.to_thread(there.wait)
+    starting.cancel()
+    for _ in range(5):  # turns, in which it is told to stop
+        await asyncio.sleep(0)
+    let_through.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert "concave-heartbeat" not in _threads()

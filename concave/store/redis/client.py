@@ -28,7 +28,7 @@ from concave.clock import Clock
 from concave.errors import StoreError, StoreFullError, StoreUnavailableError
 from concave.store.redis.script import load_script
 
-__all__ = ["AT_ONCE", "RedisClient", "ScriptCaller", "mapped_errors"]
+__all__ = ["AT_ONCE", "RedisClient", "ScriptCaller", "heeding_cancellation", "mapped_errors"]
 
 PASSING = (
     BusyLoadingError,
@@ -77,6 +77,22 @@ def mapped_errors(where: str) -> Generator[None]:
         raise StoreError(f"{where}: {error}") from error
 
 
+@contextmanager
+def heeding_cancellation() -> Generator[None]:
+    """Raise CancelledError behind calls of the driver that were cancelled and didn't notice.
+
+    The driver writes within `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the turn of
+    the loop in which the writing ends: whoever called it off would wait on, for its answer and for all that comes after it.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
 def _full(where: str) -> StoreFullError:
     return StoreFullError(f"{where} is out of memory and took nothing")
 
@@ -107,7 +123,7 @@ class ScriptCaller:
         script = load_script(name)
         async with self._room:
             moment = "" if self._clock is None else str(self._clock.now())
-            with mapped_errors(self._where):
+            with heeding_cancellation(), mapped_errors(self._where):
                 try:
                     return await self._client.execute_command(
                         "EVALSHA", script.sha, 1, self._namespace, moment, *args

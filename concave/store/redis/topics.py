@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError, RedisError
 from concave.clock import Clock, sleep
 from concave.errors import StoreUnavailableError
 from concave.store.protocol import done_topic
-from concave.store.redis.client import mapped_errors
+from concave.store.redis.client import heeding_cancellation, mapped_errors
 
 __all__ = ["RedisTopics"]
 
@@ -69,7 +69,7 @@ class RedisTopics:
         confirmed = self._confirmed.setdefault(channel, asyncio.get_running_loop().create_future())
         try:
             async with self._changing:
-                with mapped_errors(self._where):
+                with heeding_cancellation(), mapped_errors(self._where):
                     if self._pubsub is None:
                         await self._connect()
                     elif not confirmed.done():
@@ -94,7 +94,8 @@ class RedisTopics:
         async with self._changing:
             if self._pubsub is not None and channel not in self._confirmed:
                 try:
-                    await self._pubsub.unsubscribe(channel)
+                    with heeding_cancellation():
+                        await self._pubsub.unsubscribe(channel)
                 except (RedisError, OSError) as error:
                     log.debug("could not unsubscribe, the connection is gone: %s", error)
 
@@ -133,14 +134,15 @@ class RedisTopics:
         pause = RECONNECT_PAUSE
         while True:
             try:
-                async with self._changing:
-                    if not self._confirmed:
-                        await self._disconnect()
-                        self._reader = None
-                        return
-                    if self._pubsub is None:
-                        await self._connect()
-                await self._read_message()
+                with heeding_cancellation():
+                    async with self._changing:
+                        if not self._confirmed:
+                            await self._disconnect()
+                            self._reader = None
+                            return
+                        if self._pubsub is None:
+                            await self._connect()
+                    await self._read_message()
                 pause = RECONNECT_PAUSE
             except (RedisError, OSError) as error:
                 log.warning("%s: lost the connection that listens (%s); trying again", self._where, error)
