@@ -27,3 +27,10 @@ def runs_in(path: Path) -> list[int]:
 
 
 lifespan = task_lifespan(tasks=[count], schedules=[Schedule(tick, interval=3600, id="tick")], prefix=PREFIX)
+
+
+@define_task(name="noop")
+async def noop() -> None: ...
+
+
+only_noops = task_lifespan(tasks=[noop], concurrency=100, prefix=PREFIX)
