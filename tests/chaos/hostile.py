@@ -25,6 +25,18 @@ def failing_at_once(tasks: int) -> TaskDefinition[Any, Any]:
     return fail
 
 
+def take_the_process_down(how: str) -> None:
+    match how:
+        case "exit":
+            os._exit(1)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case _:
+            hoard = list[bytes]()
+            while True:  # until the kernel kills
+                hoard.append(b"x" * 1_000_000)
+
+
 def hostile_tasks(ledger: Ledger | None = None) -> dict[str, TaskDefinition[Any, Any]]:
     """All of them by name; a test that only enqueues them needs no ledger."""
 
@@ -37,9 +49,7 @@ def hostile_tasks(ledger: Ledger | None = None) -> dict[str, TaskDefinition[Any,
         """Takes its process down once its neighbours run beside it."""
         note("pill", 0)
         await asyncio.sleep(0.1)
-        if how == "exit":
-            os._exit(1)
-        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory is short
+        take_the_process_down(how)
 
     @define_task(name="neighbour")
     async def neighbour(ctx: TaskContext, number: int) -> None:

@@ -1,11 +1,13 @@
 """The programs of a fleet: each is a process's whole life, until SIGTERM."""
 
 import asyncio
+import os
 import random
 import signal
 import time
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from concave import TaskContext, TaskDefinition, TaskRegistry, TaskScheduler, create_task_worker, define_task
@@ -174,8 +176,12 @@ async def enqueuer(url: str, ledger: str, keys: int, calls: int, start_at: float
                 book.note("id", key, each)
 
 
-async def victim(url: str, ledger: str, workers: int = 1, **options: Any) -> None:
-    """Runs tasks that are bad for it, with several workers in one process if so told."""
+async def victim(
+    url: str, ledger: str, workers: int = 1, memory_limit: str | None = None, **options: Any
+) -> None:
+    """Runs tasks that are bad for it, with several workers in one process, or within a limit of memory, if so told."""
+    if memory_limit is not None:
+        Path(memory_limit).write_text(str(os.getpid()))  # noqa: ASYNC240  before anything runs
     registry = TaskRegistry(hostile_tasks(Ledger(ledger)).values())
     async with RedisKV(url, prefix=PREFIX) as kv:
         running = await start_task_workers(kv, registry, workers, **options)

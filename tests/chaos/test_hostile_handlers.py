@@ -1,7 +1,8 @@
 """Handlers that take their process down, raise what no handler should, ignore cancellation, or block the event loop."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.chaos.ledger import Ledger
 from tests.chaos.tally import Tally, sized
 from tests.chaos.waiting import eventually
 from tests.servers import RedisServer
+from tests.servers.memory import MemoryLimit, NoMemoryLimitError, memory_limit
 from tests.stores.leaks import check_for_leaks
 
 TASKS = hostile_tasks()
@@ -24,12 +26,27 @@ NEIGHBOURS = sized(10, 100)
 EACH = sized(20, 100)
 
 
+@pytest.fixture
+def limit(how: str) -> Iterator[MemoryLimit | None]:
+    """The memory in which a pill runs out of it: the kernel kills it there, and nobody else."""
+    if how != "out of memory":
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(memory_limit(200))
+        except NoMemoryLimitError as error:
+            pytest.skip(f"the kernel can't be made to kill for memory, and SIGKILL stands for it: {error}")
+        yield made
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("how, workers", [("exit", 1), ("exit", 3), ("killed", 1)])
+@pytest.mark.parametrize("how, workers", [("exit", 1), ("exit", 3), ("killed", 1), ("out of memory", 1)])
 async def test_a_poison_pill_dies_of_its_own_crashes_and_takes_no_neighbour_with_it(
     *,
     how: str,
     workers: int,
+    limit: MemoryLimit | None,
     tmp_path: Path,
     redis: RedisServer,
     fleet: Fleet,
@@ -38,6 +55,7 @@ async def test_a_poison_pill_dies_of_its_own_crashes_and_takes_no_neighbour_with
     ledger = Ledger(tmp_path / "ledger")
     options: dict[str, Any] = {"concurrency": NEIGHBOURS // workers + 1, "lock_ttl": 0.5, "heartbeat": 0.2}
     options |= {"url": redis.url, "ledger": str(ledger.path), "workers": workers}
+    options |= {"memory_limit": str(limit.entrance)} if limit else {}
     processes: list[Member] = []
     async with RedisKV(redis.url, prefix=programs.PREFIX) as kv:
         scheduler = TaskScheduler(kv)
@@ -57,6 +75,8 @@ async def test_a_poison_pill_dies_of_its_own_crashes_and_takes_no_neighbour_with
     assert (pill.status, pill.crashes, crashes) == ("dead", 3, 3)
     assert "its worker died 3 times" in str(pill.last_error)
     assert len(ledger.entries("pill")) == 3
+    assert limit is None or limit.kills == 3
+    processes[-1].kill()
     report(
         Tally(
             f"poison pill ({how}) among {NEIGHBOURS} neighbours, {workers} workers in its process",
