@@ -22,7 +22,6 @@ from concave_sqlalchemy.fields import fields_of, table_of
 from concave_sqlalchemy.filters import FilterOperator
 from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
-from concave_sqlalchemy.operations import Operations
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.pagination.cursors import Cursors
 from concave_sqlalchemy.pagination.request import no_parameters, only, read_page_request
@@ -30,6 +29,8 @@ from concave_sqlalchemy.policy import Allowed, Fields
 from concave_sqlalchemy.problems import Problem, problem_response
 from concave_sqlalchemy.reading import Reading
 from concave_sqlalchemy.schema import RowSchema
+from concave_sqlalchemy.writing.call import Answer, Call
+from concave_sqlalchemy.writing.writing import Writing
 
 __all__ = ["Resource", "use_resource"]
 
@@ -43,7 +44,7 @@ class Resource:
 
     def __init__(
         self,
-        operations: Operations,
+        writing: Writing,
         reading: Reading,
         schema: RowSchema,
         outbox: Outbox,
@@ -53,7 +54,7 @@ class Resource:
         max_limit: int,
         max_body: int,
     ) -> None:
-        self._operations = operations
+        self._writing = writing
         self._reading = reading
         self._schema = schema
         self._user = user
@@ -105,7 +106,7 @@ class Resource:
         if request.method == "POST":
             no_parameters(request.query_params)
             body = await read_object(request)
-            return _response(await self._operations.create(request, user, body), status=201)
+            return _answered(await self._writing.create(Call(request, user), body))
         wanted = read_page_request(
             request.query_params, default_limit=self._default_limit, max_limit=self._max_limit
         )
@@ -116,18 +117,13 @@ class Resource:
         is_read = request.method in {"GET", "HEAD"}
         query = only(request.query_params, {"select"} if is_read else ())
         key = self._schema.key.read(text)
-        match request.method:
-            case "PATCH":
-                body = await read_object(request)
-                return _response(await self._operations.patch(request, user, key, body))
-            case "PUT":
-                body = await read_object(request)
-                return _response(await self._operations.replace(request, user, key, body))
-            case "DELETE":
-                await self._operations.delete(request, user, key)
-                return Response(status_code=204)
-            case _:
-                return _response(await self._reading.get(key, chosen=query.get("select")))
+        if is_read:
+            return _response(await self._reading.get(key, chosen=query.get("select")))
+        call = Call(request, user)
+        if request.method == "DELETE":
+            return _answered(await self._writing.delete(call, key))
+        body = await read_object(request)
+        return _answered(await self._writing.update(call, key, body, whole=request.method == "PUT"))
 
     async def _user_of(self, request: Request) -> Any:
         if self._user is None:
@@ -175,7 +171,7 @@ def use_resource(
         )
     outbox = Outbox.of(session)
     return Resource(
-        Operations(found, schema, hooks or ResourceHooks(), outbox),
+        Writing.of(found, schema, hooks or ResourceHooks(), outbox),
         Reading(
             found,
             schema,
@@ -202,6 +198,13 @@ def _allow(request: Request, *methods: str) -> None:
 
 def _json(value: Any) -> Response:
     return _response(to_json(value))
+
+
+def _answered(answer: Answer) -> Response:
+    media_type = "application/json" if answer.body else None
+    return Response(
+        answer.body, status_code=answer.status, headers=dict(answer.headers), media_type=media_type
+    )
 
 
 def _response(body: bytes, *, status: int = 200) -> Response:

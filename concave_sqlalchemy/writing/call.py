@@ -1,0 +1,28 @@
+"""A writing request, and what is answered to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+__all__ = ["Answer", "Call"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who asks for a write, and by which request."""
+
+    request: Request
+    user: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client is answered once the transaction has committed. `body` is JSON, or empty."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -1,0 +1,66 @@
+"""One writing request, one transaction; committed before anything is answered."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from concave.failpoints import armed, reach
+from concave_sqlalchemy.outbox import Outbox
+from concave_sqlalchemy.refusals import database_errors
+from concave_sqlalchemy.write import Write
+from concave_sqlalchemy.writing.call import Answer, Call
+
+__all__ = ["Performer", "Work"]
+
+log = logging.getLogger("concave.resource")
+
+Work: TypeAlias = Callable[[Write], Awaitable[Answer]]
+"""What a request does in its transaction. The answer is made there: nothing that could fail comes after the commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Performer:
+    """Begins and ends the transactions of one resource."""
+
+    resource: str
+    outbox: Outbox
+    hooked: bool
+    """Whether hooks run inside, in whose hands the transaction is then."""
+
+    async def perform(self, call: Call, work: Work) -> Answer:
+        """BEGIN … hooks and SQL … outbox rows, COMMIT, then what waited for the commit: callbacks and the relay."""
+        with database_errors():
+            async with self.outbox.transactions.writing(hooked=self.hooked) as session:
+                write = Write(
+                    session, self.outbox, user=call.user, request=call.request, resource=self.resource
+                )
+                if armed:
+                    await reach("write.begun")
+                try:
+                    answer = await work(write)
+                    if armed:
+                        await reach("write.hooked")
+                    await write.flush()
+                    if armed:
+                        await reach("write.flushed")
+                finally:
+                    write.close()
+        if armed:
+            await reach("write.committed")
+        for callback in write.ctx.after_commit:
+            await _call_after_commit(callback)
+        await self.outbox.relay(write.submissions)
+        return answer
+
+
+async def _call_after_commit(callback: Any) -> None:
+    try:
+        result = callback()
+        if inspect.isawaitable(result):
+            await result
+    except Exception:  # the row is committed: whatever this raises, the answer is that it is
+        log.exception("a callback of ctx.on_commit raised")
