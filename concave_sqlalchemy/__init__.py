@@ -5,13 +5,17 @@ from concave_sqlalchemy.filters import FilterOperator
 from concave_sqlalchemy.policy import Fields
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.resource import Resource, use_resource
+from concave_sqlalchemy.scopes import ALLOW, DENY, Scopes
 from concave_sqlalchemy.tables import create_outbox_tables, metadata
 
 __all__ = [
+    "ALLOW",
+    "DENY",
     "Fields",
     "FilterOperator",
     "Problem",
     "Resource",
+    "Scopes",
     "create_outbox_tables",
     "enqueue_in",
     "metadata",

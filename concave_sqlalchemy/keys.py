@@ -62,6 +62,10 @@ class Key:
         """The key of a row, which is a dict by field name."""
         return tuple(row[field.name] for field in self.fields)
 
+    def part_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row without anything but its key."""
+        return {field.name: row[field.name] for field in self.fields}
+
     def read(self, text: str) -> KeyValue:
         """The key that a path names (see `path_id`), typed by its columns. Raises `Problem` 404 where it can't be one."""
         parts = text.split(",") if len(self.fields) > 1 else [text]

@@ -17,7 +17,8 @@ __all__ = ["Allowed", "Fields"]
 class Fields:
     """Field policies of a resource, as collections of field names; None is every field.
 
-    `readable`: what answers show and `select` may name. `writable`: what bodies may set. `filterable` and `sortable`: what `filter`
+    `readable`: what answers show and `select` may name. `writable`: what bodies may set; by default all but keys and numbers that are
+    made here or by the database, which are a client's to choose where they are named. `filterable` and `sortable`: what `filter`
     and ``groupBy``, and `orderBy`, may name, among the readable ones; by default all of those. Hooks and triggers see every field.
     """
 
@@ -45,10 +46,14 @@ class Allowed:
         readable = _known(given.readable, every, "readable")
         if hidden := [name for name in key.names if name not in readable]:
             raise ConfigurationError(f"Fields(readable=…) must have the key, {hidden[0]!r}, which paths show")
+        settable = [field.name for field in fields if not field.generated]
+        writable = settable if given.writable is None else _known(given.writable, every, "writable")
+        if computed := [field.name for field in fields if field.computed and field.name in writable]:
+            raise ConfigurationError(f"Fields(writable=…) names {computed[0]!r}, which the database makes")
         sortable = [field.name for field in fields if kind_of(field) is not Kind.OPAQUE]
         return cls(
             _of(fields, readable),
-            _of(fields, _known(given.writable, every, "writable")),
+            _of(fields, writable),
             _of(fields, _readable(given.filterable, every, readable, "filterable")),
             _of(
                 fields,

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, Enum, Integer, Row, String, Table, and_, func, select
+from sqlalchemy import ColumnElement, Enum, Integer, Row, String, Table, func, select
 from sqlalchemy.types import TypeEngine
 
 from concave_sqlalchemy.aggregates import Aggregates
@@ -23,11 +23,10 @@ from concave_sqlalchemy.policy import Allowed
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.refusals import database_errors
 from concave_sqlalchemy.schema import RowSchema
+from concave_sqlalchemy.scopes import Where, both
 from concave_sqlalchemy.transactions import Transactions
 
 __all__ = ["Reading"]
-
-Where = ColumnElement[bool] | None
 
 KEPT_STATEMENTS: Final = 64
 
@@ -93,7 +92,7 @@ class Reading:
         """A page of rows within `where`, as JSON."""
         shown = self._chosen(wanted.select)
         ordering = self._orders.read(wanted.order_by)
-        confined = _both(where, self.where(wanted.filter))
+        confined = both(where, self.where(wanted.filter))
         # Not the scope: it is applied to each page anew, and may well move with time.
         listed = (named(ordering), wanted.filter)
         after = None if wanted.cursor is None else self._cursors.read(wanted.cursor, listed=listed)
@@ -112,7 +111,7 @@ class Reading:
 
     async def count(self, filter: str = "", *, where: Where = None) -> int:
         """How many rows match a filter, within `where`."""
-        confined = _both(where, self.where(filter))
+        confined = both(where, self.where(filter))
         with database_errors():
             async with self._transactions.reading() as session:
                 return await self._counted(session, confined)
@@ -120,7 +119,7 @@ class Reading:
     async def aggregate(self, query: Mapping[str, str], *, where: Where = None) -> bytes:
         """Groups of the rows that match the query's filter, within `where`, as JSON (see `Aggregates`)."""
         wanted = self._aggregates.read(query)
-        confined = _both(where, self.where(query.get("filter", "")))
+        confined = both(where, self.where(query.get("filter", "")))
         with database_errors():
             async with self._transactions.reading() as session:
                 found = (await session.execute(self._aggregates.statement(wanted, confined))).all()
@@ -159,12 +158,6 @@ class Reading:
 
     def _row(self, row: Row[Any], shown: Sequence[str]) -> dict[str, Any]:
         return self._schema.row_of(dict(zip(shown, row, strict=False)))
-
-
-def _both(one: Where, other: Where) -> Where:
-    if one is None or other is None:
-        return other if one is None else one
-    return and_(one, other)
 
 
 def _is_plain(kind: TypeEngine[Any]) -> bool:

@@ -29,6 +29,7 @@ from concave_sqlalchemy.policy import Allowed, Fields
 from concave_sqlalchemy.problems import Problem, problem_response
 from concave_sqlalchemy.reading import Reading
 from concave_sqlalchemy.schema import RowSchema
+from concave_sqlalchemy.scopes import OPEN, Access, Action, Scopes
 from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.writing import Writing
 
@@ -50,6 +51,7 @@ class Resource:
         outbox: Outbox,
         *,
         user: Callable[[Request], Any] | None,
+        scopes: Scopes | None,
         default_limit: int,
         max_limit: int,
         max_body: int,
@@ -58,6 +60,7 @@ class Resource:
         self._reading = reading
         self._schema = schema
         self._user = user
+        self._scopes = scopes
         self._default_limit = default_limit
         self._max_limit = max_limit
         self._max_body = max_body
@@ -94,10 +97,13 @@ class Resource:
             case "/count":
                 _allow(request, "GET")
                 query = only(request.query_params, {"filter"})
-                return _json({"count": await self._reading.count(query.get("filter", ""))})
+                where = (await self._access(user, "read"))["read"]
+                return _json({"count": await self._reading.count(query.get("filter", ""), where=where)})
             case "/aggregate":
                 _allow(request, "GET")
-                return _response(await self._reading.aggregate(only(request.query_params, PARAMETERS)))
+                query = only(request.query_params, PARAMETERS)
+                where = (await self._access(user, "read"))["read"]
+                return _response(await self._reading.aggregate(query, where=where))
             case _:
                 return await self._item(request, user, path_id(request.scope))
 
@@ -106,11 +112,13 @@ class Resource:
         if request.method == "POST":
             no_parameters(request.query_params)
             body = await read_object(request)
-            return _answered(await self._writing.create(Call(request, user), body))
+            call = Call(request, user, await self._access(user, "read", "create"))
+            return _answered(await self._writing.create(call, body))
         wanted = read_page_request(
             request.query_params, default_limit=self._default_limit, max_limit=self._max_limit
         )
-        return _response(await self._reading.page(wanted))
+        access = await self._access(user, "read")
+        return _response(await self._reading.page(wanted, where=access["read"]))
 
     async def _item(self, request: Request, user: Any, text: str) -> Response:
         _allow(request, "GET", "PATCH", "PUT", "DELETE")
@@ -118,12 +126,17 @@ class Resource:
         query = only(request.query_params, {"select"} if is_read else ())
         key = self._schema.key.read(text)
         if is_read:
-            return _response(await self._reading.get(key, chosen=query.get("select")))
-        call = Call(request, user)
+            access = await self._access(user, "read")
+            return _response(await self._reading.get(key, chosen=query.get("select"), where=access["read"]))
         if request.method == "DELETE":
+            call = Call(request, user, await self._access(user, "read", "delete"))
             return _answered(await self._writing.delete(call, key))
         body = await read_object(request)
+        call = Call(request, user, await self._access(user, "read", "update"))
         return _answered(await self._writing.update(call, key, body, whole=request.method == "PUT"))
+
+    async def _access(self, user: Any, *actions: Action) -> Access:
+        return OPEN if self._scopes is None else await self._scopes.of(user, *actions)
 
     async def _user_of(self, request: Request) -> Any:
         if self._user is None:
@@ -139,6 +152,7 @@ def use_resource(
     id: str | None = None,
     hooks: ResourceHooks | None = None,
     user: Callable[[Request], Any | Awaitable[Any]] | None = None,
+    scopes: Scopes | None = None,
     default_limit: int = 20,
     max_limit: int = 100,
     max_body: int = MAX_BODY,
@@ -150,7 +164,8 @@ def use_resource(
 
     `session`: an ``async_sessionmaker`` on SQLite (aiosqlite) or PostgreSQL (asyncpg). `id`: the field that tells rows apart;
     the primary key by default, which may be of several columns (``/a,b``; hooks see it as a tuple). `hooks`: see `ResourceHooks` and `create_task_trigger_hooks`. `user`: from a request, sync or
-    async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse.
+    async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse. `scopes`: which rows
+    that user may read, create, update and delete; see `Scopes`. Without them a resource is as open as the app around it.
     `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `fields`: see `Fields`. `operators`: of filters, beside those that
     there are; see `FilterOperator`. `secret`: what cursors are signed with, for all processes of the app the same; without it the
     environment's CONCAVE_SECRET, and without that a random one: a cursor from another process, or from before a restart, is then
@@ -183,6 +198,7 @@ def use_resource(
         schema,
         outbox,
         user=user,
+        scopes=scopes,
         default_limit=default_limit,
         max_limit=max_limit,
         max_body=max_body,

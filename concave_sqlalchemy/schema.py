@@ -60,6 +60,8 @@ class RowSchema:
     """A change after a before-hook."""
     replaceable: tuple[ResourceField, ...]
     """What PUT sets, whether it is given or not."""
+    needs_hook: bool
+    """Whether a new row must have what no client may set."""
     key: Key
     zoned: tuple[str, ...]
     """The fields that hold moments in time."""
@@ -72,7 +74,7 @@ class RowSchema:
         """The schema of a table whose rows are told apart by `key`, and of which clients see what is `allowed`."""
         every = tuple(fields)
         not_computed = [field for field in every if not field.computed]
-        settable = [field for field in every if not field.generated]
+        settable = list(allowed.writable)
         changeable = [field for field in settable if not (field.is_key or field.name in key.names)]
         patch = _model(f"{name}Patch", changeable, optional=_always)
         return cls(
@@ -90,6 +92,7 @@ class RowSchema:
                 optional=_always,
             ),
             replaceable=tuple(changeable),
+            needs_hook=any(field not in settable and not field.has_default for field in not_computed),
             key=key,
             zoned=tuple(field.name for field in every if _is_zoned(field)),
             binary=tuple(field.name for field in every if isinstance(field.column.type, LargeBinary)),

@@ -8,15 +8,18 @@ from typing import Any
 
 from starlette.requests import Request
 
+from concave_sqlalchemy.scopes import Access
+
 __all__ = ["Answer", "Call"]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who asks for a write, and by which request."""
+    """Who asks for a write, by which request, and which rows are theirs to write."""
 
     request: Request
     user: Any
+    access: Access
 
 
 @dataclass(frozen=True, slots=True)

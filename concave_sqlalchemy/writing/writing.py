@@ -11,7 +11,9 @@ from sqlalchemy import Table
 from concave.hooks import ResourceHooks
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.outbox import Outbox
+from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.schema import RowSchema
+from concave_sqlalchemy.scopes import both, is_denied
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.perform import Performer
@@ -38,27 +40,36 @@ class Writing:
 
     async def create(self, call: Call, body: Mapping[str, Any]) -> Answer:
         """A new row."""
+        _check_allowed(call)
 
         async def work(write: Write) -> Answer:
-            return Answer(201, await self.verbs.create(write, body))
+            return Answer(201, await self.verbs.create(write, body, access=call.access))
 
         return await self.performer.perform(call, work)
 
     async def update(self, call: Call, key: KeyValue, body: Mapping[str, Any], *, whole: bool) -> Answer:
         """Change some columns of a row, or put a `whole` row in place of it."""
+        within = both(call.access["read"], call.access["update"])
 
         async def work(write: Write) -> Answer:
-            current = await self.rows.locked(write.session, key)
-            return Answer(200, await self.verbs.update(write, key, body, current=current, whole=whole))
+            current = await self.rows.locked(write.session, key, where=within)
+            row = await self.verbs.update(write, key, body, current=current, whole=whole, within=within)
+            return Answer(200, row)
 
         return await self.performer.perform(call, work)
 
     async def delete(self, call: Call, key: KeyValue) -> Answer:
         """Delete a row."""
+        within = both(call.access["read"], call.access["delete"])
 
         async def work(write: Write) -> Answer:
-            await self.rows.locked(write.session, key)
+            await self.rows.locked(write.session, key, where=within)
             await self.verbs.delete(write, key)
             return Answer(204)
 
         return await self.performer.perform(call, work)
+
+
+def _check_allowed(call: Call) -> None:
+    if is_denied(call.access["create"]):
+        raise Problem(403, "you may not create rows here")

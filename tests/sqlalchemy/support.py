@@ -1,0 +1,50 @@
+"""Databases and clients for the tests of what is written."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import MetaData
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from starlette.applications import Starlette
+
+from concave_sqlalchemy import Resource, create_outbox_tables, use_resource
+from tests.servers import temporary_database
+
+
+@asynccontextmanager
+async def database(
+    request: pytest.FixtureRequest, folder: Path, tables: MetaData
+) -> AsyncGenerator[AsyncEngine]:
+    """An engine on the database that the fixture's parameter names, with these tables and the outbox's."""
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres_url")
+        async with temporary_database(server) as url, _engine(url, tables) as engine:
+            yield engine
+        return
+    async with _engine(f"sqlite+aiosqlite:///{folder}/test.db", tables) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def _engine(url: str, tables: MetaData) -> AsyncGenerator[AsyncEngine]:
+    engine = create_async_engine(url)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(tables.create_all)
+        await create_outbox_tables(engine)
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def client_of(table: Any, engine: AsyncEngine, **options: Any) -> httpx.AsyncClient:
+    return client_for(use_resource(table, session=async_sessionmaker(engine), **options))
+
+
+def client_for(resource: Resource) -> httpx.AsyncClient:
+    app = Starlette(routes=[resource.mount("/t")])
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test/t")
