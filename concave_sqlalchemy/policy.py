@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import Integer
+
 from concave.errors import ConfigurationError
-from concave_sqlalchemy.fields import ResourceField
+from concave_sqlalchemy.fields import ResourceField, bare_type
 from concave_sqlalchemy.filters.values import Kind, kind_of
 from concave_sqlalchemy.keys import Key
 
@@ -36,9 +38,13 @@ class Allowed:
     writable: tuple[ResourceField, ...]
     filterable: tuple[ResourceField, ...]
     sortable: tuple[ResourceField, ...]
+    version: ResourceField | None = None
+    """The column that counts a row's changes, which nobody but the resource sets."""
 
     @classmethod
-    def of(cls, fields: Sequence[ResourceField], key: Key, given: Fields) -> Allowed:
+    def of(
+        cls, fields: Sequence[ResourceField], key: Key, given: Fields, *, version: str | None = None
+    ) -> Allowed:
         """Raises `ConfigurationError` for a name that isn't a field's, or is to be filtered or sorted by and not readable; and
         where the key isn't readable, which paths and cursors show.
         """
@@ -46,10 +52,12 @@ class Allowed:
         readable = _known(given.readable, every, "readable")
         if hidden := [name for name in key.names if name not in readable]:
             raise ConfigurationError(f"Fields(readable=…) must have the key, {hidden[0]!r}, which paths show")
-        settable = [field.name for field in fields if not field.generated]
+        counter = None if version is None else _counter(fields, key, version)
+        settable = [field.name for field in fields if not field.generated and field is not counter]
         writable = settable if given.writable is None else _known(given.writable, every, "writable")
-        if computed := [field.name for field in fields if field.computed and field.name in writable]:
-            raise ConfigurationError(f"Fields(writable=…) names {computed[0]!r}, which the database makes")
+        made = [field.name for field in fields if field.computed or field is counter]
+        if unsettable := [name for name in made if name in writable]:
+            raise ConfigurationError(f"Fields(writable=…) names {unsettable[0]!r}, which is made here")
         sortable = [field.name for field in fields if kind_of(field) is not Kind.OPAQUE]
         return cls(
             _of(fields, readable),
@@ -59,7 +67,21 @@ class Allowed:
                 fields,
                 [name for name in _readable(given.sortable, every, readable, "sortable") if name in sortable],
             ),
+            counter,
         )
+
+
+def _counter(fields: Sequence[ResourceField], key: Key, name: str) -> ResourceField:
+    found = [field for field in fields if field.name == name]
+    if (
+        not found
+        or not isinstance(bare_type(found[0].column.type), Integer)
+        or found[0].column.nullable
+        or found[0].computed
+        or name in key.names
+    ):
+        raise ConfigurationError(f"version={name!r} must be a column of whole numbers that is never NULL")
+    return found[0]
 
 
 def _of(fields: Sequence[ResourceField], names: Collection[str]) -> tuple[ResourceField, ...]:

@@ -23,6 +23,7 @@ CODES: dict[int, tuple[str, str]] = {
     413: ("PAYLOAD_TOO_LARGE", "payload-too-large"),
     415: ("UNSUPPORTED_MEDIA_TYPE", "unsupported-media-type"),
     422: ("VALIDATION_ERROR", "validation-error"),
+    428: ("PRECONDITION_REQUIRED", "precondition-required"),
     429: ("RATE_LIMIT_EXCEEDED", "rate-limit-exceeded"),
     500: ("INTERNAL_ERROR", "internal-error"),
     503: ("UNAVAILABLE", "unavailable"),

@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any, Final
 
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, Enum, Integer, Row, String, Table, func, select
+from sqlalchemy import ColumnElement, Enum, Integer, Row, Select, String, Table, func, select
 from sqlalchemy.types import TypeEngine
 
 from concave_sqlalchemy.aggregates import Aggregates
+from concave_sqlalchemy.etags import Tags
 from concave_sqlalchemy.filters import FilterOperator, Filters
 from concave_sqlalchemy.filters.operators import with_operators
 from concave_sqlalchemy.keys import KeyValue
@@ -51,6 +52,7 @@ class Reading:
         self._cursors = cursors
         self._operators = with_operators(operators)
         self._readable = {field.name: field for field in allowed.readable}
+        self._version = allowed.version
         self._count = select(func.count()).select_from(table)
         self._plain = frozenset(
             name for name, field in self._readable.items() if _is_plain(field.column.type)
@@ -58,6 +60,10 @@ class Reading:
         self._pages: OrderedDict[Any, PageStatement] = OrderedDict()
 
     # Which database answers is known once there is a session: an engine may be bound after the resource is made.
+
+    @cached_property
+    def _one_whole(self) -> Select[Any]:
+        return self._one(tuple(self._readable))
 
     @cached_property
     def _filters(self) -> Filters:
@@ -75,10 +81,12 @@ class Reading:
         """The expression that a filter stands for, None where it is empty. Raises `Problem` 400 where it can't be read."""
         return self._filters.where(filter)
 
-    async def get(self, key: KeyValue, *, chosen: str | None = None, where: Where = None) -> bytes:
-        """One row as JSON; 404 where there is none, or none within `where`."""
+    async def get(
+        self, key: KeyValue, *, chosen: str | None = None, where: Where = None
+    ) -> tuple[bytes, str]:
+        """One row as JSON, and its ETag; 404 where there is none, or none within `where`."""
         shown = self._chosen(chosen)
-        statement = select(*self._columns(shown)).where(self._schema.key.condition)
+        statement = self._one_whole if chosen is None else self._one(shown)
         if where is not None:
             statement = statement.where(where)
         with database_errors():
@@ -86,7 +94,12 @@ class Reading:
                 row = (await session.execute(statement, self._schema.key.parameters(key))).one_or_none()
         if row is None:
             raise Problem(404, "there is no such row")
-        return self._schema.to_json(self._row(row, shown))
+        whole = self._row(row, tuple(self._readable) if self._version is None else shown)
+        if self._version is not None:
+            return self._schema.to_json(whole), Tags.of_version(row[-1])
+        body = self._schema.to_json(whole)
+        tag = Tags.of_shown(body)
+        return (body if chosen is None else self._schema.to_json({name: whole[name] for name in shown})), tag
 
     async def page(self, wanted: PageRequest, *, where: Where = None) -> bytes:
         """A page of rows within `where`, as JSON."""
@@ -132,6 +145,14 @@ class Reading:
     def _chosen(self, text: str | None) -> tuple[str, ...]:
         """The fields to show: those that `select` names, or all that are readable."""
         return tuple(names("select", text, self._readable)) or tuple(self._readable)
+
+    def _one(self, shown: Sequence[str]) -> Select[Any]:
+        """One row with what it takes to tag it: its version, or everything that clients may see."""
+        if self._version is None:
+            columns = self._columns(tuple(self._readable))
+        else:
+            columns = [*self._columns(shown), self._version.column.label("concave_version")]
+        return select(*columns).where(self._schema.key.condition)
 
     def _columns(self, shown: Sequence[str]) -> list[ColumnElement[Any]]:
         return [self._readable[name].column.label(name) for name in shown]

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pydantic_core import to_json
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -18,7 +19,8 @@ from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks
 from concave_sqlalchemy.aggregates import PARAMETERS
 from concave_sqlalchemy.body import limited, read_object
-from concave_sqlalchemy.fields import fields_of, table_of
+from concave_sqlalchemy.etags import Conditions, Tags
+from concave_sqlalchemy.fields import ResourceField, fields_of, table_of
 from concave_sqlalchemy.filters import FilterOperator
 from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
@@ -31,6 +33,9 @@ from concave_sqlalchemy.reading import Reading
 from concave_sqlalchemy.schema import RowSchema
 from concave_sqlalchemy.scopes import OPEN, Access, Action, Scopes
 from concave_sqlalchemy.writing.call import Answer, Call
+from concave_sqlalchemy.writing.perform import Performer
+from concave_sqlalchemy.writing.rows import Rows
+from concave_sqlalchemy.writing.verbs import Verbs
 from concave_sqlalchemy.writing.writing import Writing
 
 __all__ = ["Resource", "use_resource"]
@@ -112,7 +117,7 @@ class Resource:
         if request.method == "POST":
             no_parameters(request.query_params)
             body = await read_object(request)
-            call = Call(request, user, await self._access(user, "read", "create"))
+            call = await self._call(request, user, "create")
             return _answered(await self._writing.create(call, body))
         wanted = read_page_request(
             request.query_params, default_limit=self._default_limit, max_limit=self._max_limit
@@ -126,14 +131,20 @@ class Resource:
         query = only(request.query_params, {"select"} if is_read else ())
         key = self._schema.key.read(text)
         if is_read:
+            conditions = Conditions.of(request.headers)
             access = await self._access(user, "read")
-            return _response(await self._reading.get(key, chosen=query.get("select"), where=access["read"]))
+            row, tag = await self._reading.get(key, chosen=query.get("select"), where=access["read"])
+            return _conditional(conditions, row, tag)
         if request.method == "DELETE":
-            call = Call(request, user, await self._access(user, "read", "delete"))
+            call = await self._call(request, user, "delete")
             return _answered(await self._writing.delete(call, key))
         body = await read_object(request)
-        call = Call(request, user, await self._access(user, "read", "update"))
+        call = await self._call(request, user, "update")
         return _answered(await self._writing.update(call, key, body, whole=request.method == "PUT"))
+
+    async def _call(self, request: Request, user: Any, action: Action) -> Call:
+        conditions = Conditions.of(request.headers)
+        return Call(request, user, await self._access(user, "read", action), conditions)
 
     async def _access(self, user: Any, *actions: Action) -> Access:
         return OPEN if self._scopes is None else await self._scopes.of(user, *actions)
@@ -157,6 +168,8 @@ def use_resource(
     max_limit: int = 100,
     max_body: int = MAX_BODY,
     fields: Fields = Fields(),  # noqa: B008  (immutable)
+    version: str | None = None,
+    require_if_match: bool = False,
     operators: Mapping[str, FilterOperator] | None = None,
     secret: str | bytes | None = None,
 ) -> Resource:
@@ -166,7 +179,9 @@ def use_resource(
     the primary key by default, which may be of several columns (``/a,b``; hooks see it as a tuple). `hooks`: see `ResourceHooks` and `create_task_trigger_hooks`. `user`: from a request, sync or
     async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse. `scopes`: which rows
     that user may read, create, update and delete; see `Scopes`. Without them a resource is as open as the app around it.
-    `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `fields`: see `Fields`. `operators`: of filters, beside those that
+    `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `fields`: see `Fields`. `version`: the
+    column that counts a row's changes, which then is the row's ETag; without it, that is a hash of what clients may read of the row.
+    `require_if_match`: a row is changed or deleted only by who says which state of it is meant; 428 otherwise. `operators`: of filters, beside those that
     there are; see `FilterOperator`. `secret`: what cursors are signed with, for all processes of the app the same; without it the
     environment's CONCAVE_SECRET, and without that a random one: a cursor from another process, or from before a restart, is then
     refused with 400.
@@ -178,7 +193,7 @@ def use_resource(
     found, mapper = table_of(table)
     every = fields_of(found, mapper)
     key = key_of(found, every, id)
-    allowed = Allowed.of(every, key, fields)
+    allowed = Allowed.of(every, key, fields, version=version)
     schema = RowSchema.of(found.name, every, key, allowed)
     if not 1 <= default_limit <= max_limit:
         raise ConfigurationError(
@@ -186,7 +201,14 @@ def use_resource(
         )
     outbox = Outbox.of(session)
     return Resource(
-        Writing.of(found, schema, hooks or ResourceHooks(), outbox),
+        _writing(
+            found,
+            schema,
+            hooks or ResourceHooks(),
+            outbox,
+            version=allowed.version,
+            require_if_match=require_if_match,
+        ),
         Reading(
             found,
             schema,
@@ -205,6 +227,20 @@ def use_resource(
     )
 
 
+def _writing(
+    table: Table,
+    schema: RowSchema,
+    hooks: ResourceHooks,
+    outbox: Outbox,
+    *,
+    version: ResourceField | None,
+    require_if_match: bool,
+) -> Writing:
+    rows, tags = Rows(table, schema, version), Tags(schema, version)
+    performer = Performer(table.name, outbox, hooked=hooks != ResourceHooks())
+    return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
+
+
 def _allow(request: Request, *methods: str) -> None:
     if request.method in methods or (request.method == "HEAD" and "GET" in methods):
         return
@@ -214,6 +250,15 @@ def _allow(request: Request, *methods: str) -> None:
 
 def _json(value: Any) -> Response:
     return _response(to_json(value))
+
+
+def _conditional(conditions: Conditions, body: bytes, tag: str) -> Response:
+    """A row, or 304 where the client has it."""
+    if conditions.if_match is not None:
+        Conditions(conditions.if_match).check(tag)
+    if conditions.is_known(tag):
+        return Response(status_code=304, headers={"etag": tag})
+    return Response(body, media_type="application/json", headers={"etag": tag})
 
 
 def _answered(answer: Answer) -> Response:

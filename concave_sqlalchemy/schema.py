@@ -73,7 +73,7 @@ class RowSchema:
     def of(cls, name: str, fields: Iterable[ResourceField], key: Key, allowed: Allowed) -> RowSchema:
         """The schema of a table whose rows are told apart by `key`, and of which clients see what is `allowed`."""
         every = tuple(fields)
-        not_computed = [field for field in every if not field.computed]
+        not_computed = [field for field in every if not (field.computed or field is allowed.version)]
         settable = list(allowed.writable)
         changeable = [field for field in settable if not (field.is_key or field.name in key.names)]
         patch = _model(f"{name}Patch", changeable, optional=_always)

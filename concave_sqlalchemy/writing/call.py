@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from concave_sqlalchemy.etags import Conditions
 from concave_sqlalchemy.scopes import Access
 
 __all__ = ["Answer", "Call"]
@@ -15,11 +16,12 @@ __all__ = ["Answer", "Call"]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who asks for a write, by which request, and which rows are theirs to write."""
+    """Who asks for a write, by which request and on which conditions, and which rows are theirs to write."""
 
     request: Request
     user: Any
     access: Access
+    conditions: Conditions
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Table, case, insert, literal, select
+from sqlalchemy import Table, bindparam, case, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from concave.hooks import Row
+from concave_sqlalchemy.etags import changed
+from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.schema import RowSchema
@@ -16,11 +18,13 @@ from concave_sqlalchemy.scopes import Where
 
 __all__ = ["Rows"]
 
+VERSION: Final = "concave_version"
+
 
 class Rows:
     """A table's rows, one at a time."""
 
-    def __init__(self, table: Table, schema: RowSchema) -> None:
+    def __init__(self, table: Table, schema: RowSchema, version: ResourceField | None) -> None:
         self._table = table
         self._schema = schema
         self._key = schema.key
@@ -29,6 +33,10 @@ class Rows:
         self._insert = insert(table).returning(*columns)
         self._update = table.update().where(schema.key.condition).returning(*columns)
         self._delete = table.delete().where(schema.key.condition).returning(*columns)
+        self._version = version
+        self._same = (
+            None if version is None else version.column == bindparam(VERSION, type_=version.column.type)
+        )
 
     async def locked(self, session: AsyncSession, key: KeyValue, *, where: Where) -> Row:
         """A row that is about to be changed, so that it stays as it is until then; 404 where there is none within `where`."""
@@ -36,15 +44,24 @@ class Rows:
 
     async def insert(self, session: AsyncSession, data: Mapping[str, Any]) -> Row:
         """A new row."""
+        if self._version is not None and not self._version.has_default:
+            data = {**data, self._version.name: 1}
         return await self._one(session, self._insert.values(self._schema.for_database(data)))
 
-    async def update(self, session: AsyncSession, key: KeyValue, data: Mapping[str, Any]) -> Row:
-        """The row as it is after it was given these values, which may be SQL expressions."""
-        return await self._one(session, self._update.values(self._schema.for_database(data)), key)
+    async def update(
+        self, session: AsyncSession, key: KeyValue, data: Mapping[str, Any], *, expected: Row | None = None
+    ) -> Row:
+        """The row as it is after it was given these values, which may be SQL expressions.
 
-    async def delete(self, session: AsyncSession, key: KeyValue) -> Row:
-        """The row as it was."""
-        return await self._one(session, self._delete, key)
+        412 where it isn't the `expected` one any more, by the version column.
+        """
+        if self._version is not None:
+            data = {**data, self._version.name: self._version.column + 1}
+        return await self._if(session, self._update.values(self._schema.for_database(data)), key, expected)
+
+    async def delete(self, session: AsyncSession, key: KeyValue, *, expected: Row | None = None) -> Row:
+        """The row as it was. 412 as for `update`."""
+        return await self._if(session, self._delete, key, expected)
 
     async def satisfied(self, session: AsyncSession, key: KeyValue, *wheres: Where) -> list[bool]:
         """Which of these conditions the row meets as it is now."""
@@ -54,6 +71,16 @@ class Rows:
         statement = select(*cases).select_from(self._table).where(self._key.condition)
         found = (await session.execute(statement, self._key.parameters(key))).one_or_none()
         return [bool(each) for each in found] if found is not None else [False] * len(wheres)
+
+    async def _if(self, session: AsyncSession, statement: Any, key: KeyValue, expected: Row | None) -> Row:
+        # Tested by the very statement that changes it: also a hook, or a trigger of the database's, may have changed the row.
+        if expected is None or self._version is None:
+            return await self._one(session, statement, key)
+        parameters = {**self._key.parameters(key), VERSION: expected[self._version.name]}
+        found = (await session.execute(statement.where(self._same), parameters)).mappings().one_or_none()
+        if found is None:
+            raise changed()
+        return self._schema.row_of(found)
 
     async def _one(self, session: AsyncSession, statement: Any, key: KeyValue = ()) -> Row:
         found = (await session.execute(statement, self._key.parameters(key))).mappings().one_or_none()

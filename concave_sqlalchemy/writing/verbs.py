@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from concave.failpoints import armed, reach
 from concave.hooks import HookContext, ResourceHooks, Row, call_hook
 from concave_sqlalchemy.defaults import defaults_of
+from concave_sqlalchemy.etags import Tags
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.schema import Body, RowSchema, Validated
@@ -16,49 +17,76 @@ from concave_sqlalchemy.scopes import Access, Where
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.rows import Rows
 
-__all__ = ["Verbs"]
+__all__ = ["Shown", "Target", "Verbs"]
+
+
+class Shown(NamedTuple):
+    """A row as its client sees it, made before its after-hook could change it."""
+
+    body: bytes
+    """Its JSON."""
+    tag: str | None
+    """Its ETag; None for who may not read it."""
+    path: str
+    """Its key, as part of a path."""
+
+
+class Target(NamedTuple):
+    """A row to be changed or deleted, which is locked."""
+
+    current: Row
+    within: Where
+    """Where it must still be afterwards."""
+    certain: bool = False
+    """Whether the client means the row as it is now, and no other state of it."""
+
+    @property
+    def expected(self) -> Row | None:
+        """The row as the statement that writes it must find it."""
+        return self.current if self.certain else None
 
 
 @dataclass(frozen=True, slots=True)
 class Verbs:
-    """The writing verbs of a table's rows. Each returns the row as JSON, made before its after-hook could change it."""
+    """The writing verbs of a table's rows."""
 
     rows: Rows
+    tags: Tags
     schema: RowSchema
     hooks: ResourceHooks
 
-    async def create(self, write: Write, body: Mapping[str, Any], *, access: Access) -> bytes:
+    def read_new(self, body: Mapping[str, Any]) -> Body:
+        """A client's new row, checked; 422 where it can't be one."""
+        hooked = self.hooks.on_before_create is not None
+        return self.schema.from_client(self.schema.create, body, hooked=hooked)
+
+    def read_change(self, body: Mapping[str, Any], key: KeyValue, *, whole: bool) -> Body:
+        """A client's change of the row with this key, or its `whole` row, checked; 422 where it can't be one."""
+        hooked = self.hooks.on_before_update is not None
+        model = self.schema.replace if whole else self.schema.patch
+        return self.schema.from_client(model, self._without_key(body, key), hooked=hooked)
+
+    async def create(self, write: Write, given: Body, *, access: Access) -> Shown:
         """A new row; 403 where it isn't within the scope of those to create. Only its key is shown to one who may not read it."""
         schema, hook = self.schema, self.hooks.on_before_create
-        given = schema.from_client(schema.create, body, hooked=hook is not None)
         data = given.values
         if hook is not None:
             data = await _changed(given, hook, write.ctx)
         if hook is not None or schema.needs_hook:
             data = schema.from_hook(schema.insertable, data)
         row = await self.rows.insert(write.session, data)
-        shown = schema.to_json(row if await self._may_see(write, row, access) else schema.key.part_of(row))
+        shown = await self._shown_if_allowed(write, row, access)
         await _after(self.hooks.on_after_create, write.ctx, row)
         return shown
 
-    async def update(
-        self,
-        write: Write,
-        key: KeyValue,
-        body: Mapping[str, Any],
-        *,
-        current: Row,
-        whole: bool,
-        within: Where,
-    ) -> bytes:
+    async def update(self, write: Write, target: Target, given: Body, *, whole: bool) -> Shown:
         """Change the columns that are given; or all, if `whole`: those that neither client nor hook gave go to their defaults.
 
-        A change of nothing leaves the row as it is and is no update: no after-hook, no trigger. 403 where the row isn't `within`
-        its scope any more.
+        A change of nothing leaves the row as it is and is no update: no after-hook, no trigger. 403 where the row would leave its
+        scope; 412 where it is no longer what it was certain to be.
         """
         schema, hook = self.schema, self.hooks.on_before_update
-        model = schema.replace if whole else schema.patch
-        given = schema.from_client(model, self._without_key(body, key), hooked=hook is not None)
+        key = schema.key.of_row(target.current)
         data = given.values
         if hook is not None:
             data = await _changed(given, hook, write.ctx, schema.key.plain(key))
@@ -70,27 +98,34 @@ class Verbs:
         if whole:
             data |= defaults_of(schema.replaceable, data, dialect=write.session.get_bind().dialect.name)
         if not data:
-            return schema.to_json(current)
-        row = await self.rows.update(write.session, key, data)
-        if not all(await self.rows.satisfied(write.session, key, within)):
+            return self._shown(target.current)
+        row = await self.rows.update(write.session, key, data, expected=target.expected)
+        if not all(await self.rows.satisfied(write.session, key, target.within)):
             raise Problem(403, "the row would leave what you may change")
-        shown = schema.to_json(row)
-        await _after(self.hooks.on_after_update, write.ctx.about(current), row)
+        shown = self._shown(row)
+        await _after(self.hooks.on_after_update, write.ctx.about(target.current), row)
         return shown
 
-    async def delete(self, write: Write, key: KeyValue) -> None:
-        """Delete the row; the after-hook gets it as it was."""
+    async def delete(self, write: Write, target: Target) -> None:
+        """Delete the row; the after-hook gets it as it was. 412 as for `update`."""
+        key = self.schema.key.of_row(target.current)
         if self.hooks.on_before_delete is not None:
             await call_hook(self.hooks.on_before_delete, write.ctx, self.schema.key.plain(key))
-        row = await self.rows.delete(write.session, key)
+        row = await self.rows.delete(write.session, key, expected=target.expected)
         await _after(self.hooks.on_after_delete, write.ctx, row)
 
-    async def _may_see(self, write: Write, row: Row, access: Access) -> bool:
+    def _shown(self, row: Row) -> Shown:
+        body = self.schema.to_json(row)
+        return Shown(body, self.tags.of(row, body), self.schema.key.render(self.schema.key.of_row(row)))
+
+    async def _shown_if_allowed(self, write: Write, row: Row, access: Access) -> Shown:
         key = self.schema.key.of_row(row)
         allowed, visible = await self.rows.satisfied(write.session, key, access["create"], access["read"])
         if not allowed:
             raise Problem(403, "the row is outside of what you may create")
-        return visible
+        if visible:
+            return self._shown(row)
+        return Shown(self.schema.to_json(self.schema.key.part_of(row)), None, self.schema.key.render(key))
 
     def _without_key(self, body: Mapping[str, Any], key: KeyValue) -> Mapping[str, Any]:
         """A body without the row's own key, which a client that sends back what it got will have in it."""

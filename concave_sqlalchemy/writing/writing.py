@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Table
-
-from concave.hooks import ResourceHooks
+from concave_sqlalchemy.etags import Conditions, Tags
 from concave_sqlalchemy.keys import KeyValue
-from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.problems import Problem
-from concave_sqlalchemy.schema import RowSchema
-from concave_sqlalchemy.scopes import both, is_denied
+from concave_sqlalchemy.scopes import Where, both, is_denied
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
-from concave_sqlalchemy.writing.verbs import Verbs
+from concave_sqlalchemy.writing.verbs import Shown, Target, Verbs
 
 __all__ = ["Writing"]
 
@@ -30,46 +26,57 @@ class Writing:
     performer: Performer
     rows: Rows
     verbs: Verbs
-
-    @classmethod
-    def of(cls, table: Table, schema: RowSchema, hooks: ResourceHooks, outbox: Outbox) -> Writing:
-        """The writing side of a table's resource."""
-        rows = Rows(table, schema)
-        performer = Performer(table.name, outbox, hooked=hooks != ResourceHooks())
-        return cls(performer, rows, Verbs(rows, schema, hooks))
+    tags: Tags
+    require_if_match: bool
+    """Whether a row is changed or deleted only by who says which state of it is meant."""
 
     async def create(self, call: Call, body: Mapping[str, Any]) -> Answer:
         """A new row."""
-        _check_allowed(call)
+        if is_denied(call.access["create"]):
+            raise Problem(403, "you may not create rows here")
+        given = self.verbs.read_new(body)
 
         async def work(write: Write) -> Answer:
-            return Answer(201, await self.verbs.create(write, body, access=call.access))
+            row = await self.verbs.create(write, given, access=call.access)
+            location = f"{call.request.url.path.rstrip('/')}/{row.path}"
+            return Answer(201, row.body, {"location": location, **_tagged(row)})
 
         return await self.performer.perform(call, work)
 
     async def update(self, call: Call, key: KeyValue, body: Mapping[str, Any], *, whole: bool) -> Answer:
         """Change some columns of a row, or put a `whole` row in place of it."""
-        within = both(call.access["read"], call.access["update"])
+        self._check_conditional(call)
 
         async def work(write: Write) -> Answer:
-            current = await self.rows.locked(write.session, key, where=within)
-            row = await self.verbs.update(write, key, body, current=current, whole=whole, within=within)
-            return Answer(200, row)
+            target = await self._target(write, call, key, call.access["update"])
+            given = self.verbs.read_change(body, key, whole=whole)
+            row = await self.verbs.update(write, target, given, whole=whole)
+            return Answer(200, row.body, _tagged(row))
 
         return await self.performer.perform(call, work)
 
     async def delete(self, call: Call, key: KeyValue) -> Answer:
         """Delete a row."""
-        within = both(call.access["read"], call.access["delete"])
+        self._check_conditional(call)
 
         async def work(write: Write) -> Answer:
-            await self.rows.locked(write.session, key, where=within)
-            await self.verbs.delete(write, key)
+            await self.verbs.delete(write, await self._target(write, call, key, call.access["delete"]))
             return Answer(204)
 
         return await self.performer.perform(call, work)
 
+    async def _target(self, write: Write, call: Call, key: KeyValue, where: Where) -> Target:
+        """The row, locked, as the request's conditions want it: from here on nobody else can make it another one."""
+        within = both(call.access["read"], where)
+        current = await self.rows.locked(write.session, key, where=within)
+        if call.conditions != Conditions():
+            call.conditions.check(self.tags.of(current))
+        return Target(current, within, call.conditions.is_certain)
 
-def _check_allowed(call: Call) -> None:
-    if is_denied(call.access["create"]):
-        raise Problem(403, "you may not create rows here")
+    def _check_conditional(self, call: Call) -> None:
+        if self.require_if_match and call.conditions.if_match is None:
+            raise Problem(428, "say which state of the row you mean: send its ETag as If-Match")
+
+
+def _tagged(row: Shown) -> Mapping[str, str]:
+    return {} if row.tag is None else {"etag": row.tag}
