@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
+from concave_sqlalchemy.merge_patch import MEDIA_TYPES
 from concave_sqlalchemy.problems import Problem
 
 __all__ = ["limited", "read_object"]
@@ -33,13 +34,13 @@ def limited(scope: Scope, receive: Receive, max_bytes: int) -> Receive:
     return receive_within
 
 
-async def read_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object.
+async def read_object(request: Request, *, is_patch: bool = False) -> dict[str, Any]:
+    """The body as a JSON object, or as a merge patch.
 
-    Raises `Problem`: 415 for another content type, 413 for too many bytes (see `limited`), 400 for what isn't JSON, 422
+    Raises `Problem`: 415 for another content type, another kind of patch included, 413 for too many bytes (see `limited`), 400 for what isn't JSON, 422
     for JSON that isn't an object.
     """
-    _check_content_type(request.headers.get("content-type", ""))
+    _check_content_type(request.headers.get("content-type", ""), is_patch=is_patch)
     data = await request.body()  # the request keeps it, so that hooks can read it too
     try:
         value = from_json(data, allow_inf_nan=False)
@@ -51,8 +52,18 @@ async def read_object(request: Request) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _check_content_type(header: str) -> None:
+def _check_content_type(header: str, *, is_patch: bool) -> None:
     media_type = header.partition(";")[0].strip().lower()
+    if is_patch:
+        # A patch of another kind means something else by the same JSON.
+        if media_type not in MEDIA_TYPES:
+            accepted = ", ".join(MEDIA_TYPES)
+            raise Problem(
+                415,
+                f"a patch must be one of {accepted}",
+                headers={"accept": accepted, "accept-patch": accepted},
+            )
+        return
     kind = media_type.rpartition("/")[2]
     if media_type.startswith("application/") and (kind == "json" or kind.endswith("+json")):
         return

@@ -35,7 +35,7 @@ from concave_sqlalchemy.scopes import OPEN, Access, Action, Scopes
 from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
-from concave_sqlalchemy.writing.verbs import Verbs
+from concave_sqlalchemy.writing.verbs import Manner, Verbs
 from concave_sqlalchemy.writing.writing import Writing
 
 __all__ = ["Resource", "use_resource"]
@@ -138,9 +138,10 @@ class Resource:
         if request.method == "DELETE":
             call = await self._call(request, user, "delete")
             return _answered(await self._writing.delete(call, key))
-        body = await read_object(request)
+        body = await read_object(request, is_patch=request.method == "PATCH")
         call = await self._call(request, user, "update")
-        return _answered(await self._writing.update(call, key, body, whole=request.method == "PUT"))
+        manner: Manner = "replace" if request.method == "PUT" else "merge"
+        return _answered(await self._writing.update(call, key, body, manner))
 
     async def _call(self, request: Request, user: Any, action: Action) -> Call:
         conditions = Conditions.of(request.headers)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_json
 from sqlalchemy import JSON, DateTime, LargeBinary, RowMapping, null
 
-from concave_sqlalchemy.fields import ResourceField
+from concave_sqlalchemy.fields import ResourceField, bare_type
 from concave_sqlalchemy.keys import Key
 from concave_sqlalchemy.policy import Allowed
 from concave_sqlalchemy.problems import Problem, invalid
@@ -66,6 +66,7 @@ class RowSchema:
     zoned: tuple[str, ...]
     """The fields that hold moments in time."""
     binary: tuple[str, ...]
+    json: frozenset[str]
     hidden: frozenset[str]
     """The fields that no answer shows."""
 
@@ -96,6 +97,7 @@ class RowSchema:
             key=key,
             zoned=tuple(field.name for field in every if _is_zoned(field)),
             binary=tuple(field.name for field in every if isinstance(field.column.type, LargeBinary)),
+            json=frozenset(field.name for field in every if isinstance(bare_type(field.column.type), JSON)),
             hidden=frozenset(field.name for field in every) - {field.name for field in allowed.readable},
         )
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from concave.failpoints import armed, reach
 from concave.hooks import HookContext, ResourceHooks, Row, call_hook
 from concave_sqlalchemy.defaults import defaults_of
 from concave_sqlalchemy.etags import Tags
 from concave_sqlalchemy.keys import KeyValue
+from concave_sqlalchemy.merge_patch import merged
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.schema import Body, RowSchema, Validated
 from concave_sqlalchemy.scopes import Access, Where
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.rows import Rows
 
-__all__ = ["Shown", "Target", "Verbs"]
+__all__ = ["Manner", "Shown", "Target", "Verbs"]
+
+Manner: TypeAlias = Literal["merge", "set", "replace"]
+"""How a row is changed: by a merge patch (RFC 7396), by setting columns, or by all columns: who isn't given goes to its default."""
 
 
 class Shown(NamedTuple):
@@ -60,10 +64,10 @@ class Verbs:
         hooked = self.hooks.on_before_create is not None
         return self.schema.from_client(self.schema.create, body, hooked=hooked)
 
-    def read_change(self, body: Mapping[str, Any], key: KeyValue, *, whole: bool) -> Body:
-        """A client's change of the row with this key, or its `whole` row, checked; 422 where it can't be one."""
+    def read_change(self, body: Mapping[str, Any], key: KeyValue, manner: Manner) -> Body:
+        """A client's change of the row with this key, or its whole row, checked; 422 where it can't be one."""
         hooked = self.hooks.on_before_update is not None
-        model = self.schema.replace if whole else self.schema.patch
+        model = self.schema.replace if manner == "replace" else self.schema.patch
         return self.schema.from_client(model, self._without_key(body, key), hooked=hooked)
 
     async def create(self, write: Write, given: Body, *, access: Access) -> Shown:
@@ -79,14 +83,16 @@ class Verbs:
         await _after(self.hooks.on_after_create, write.ctx, row)
         return shown
 
-    async def update(self, write: Write, target: Target, given: Body, *, whole: bool) -> Shown:
-        """Change the columns that are given; or all, if `whole`: those that neither client nor hook gave go to their defaults.
+    async def update(self, write: Write, target: Target, given: Body, manner: Manner) -> Shown:
+        """Change the columns that are given, and in the `manner` of replacing also those that neither client nor hook gave.
 
         A change of nothing leaves the row as it is and is no update: no after-hook, no trigger. 403 where the row would leave its
         scope; 412 where it is no longer what it was certain to be.
         """
         schema, hook = self.schema, self.hooks.on_before_update
         key = schema.key.of_row(target.current)
+        if manner == "merge":
+            given = self._merged(target.current, given)
         data = given.values
         if hook is not None:
             data = await _changed(given, hook, write.ctx, schema.key.plain(key))
@@ -95,7 +101,7 @@ class Verbs:
                 given.lacks(field.name) and field.name not in data for field in schema.fields
             ):
                 raise given.missing
-        if whole:
+        if manner == "replace":
             data |= defaults_of(schema.replaceable, data, dialect=write.session.get_bind().dialect.name)
         if not data:
             return self._shown(target.current)
@@ -113,6 +119,12 @@ class Verbs:
             await call_hook(self.hooks.on_before_delete, write.ctx, self.schema.key.plain(key))
         row = await self.rows.delete(write.session, key, expected=target.expected)
         await _after(self.hooks.on_after_delete, write.ctx, row)
+
+    def _merged(self, current: Row, given: Body) -> Body:
+        """A merge patch within JSON columns too: their values as they are to be."""
+        columns = given.values.keys() & self.schema.json
+        values = {name: merged(current[name], given.values[name]) for name in columns}
+        return given._replace(values={**given.values, **values}) if columns else given
 
     def _shown(self, row: Row) -> Shown:
         body = self.schema.to_json(row)

@@ -14,7 +14,7 @@ from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
-from concave_sqlalchemy.writing.verbs import Shown, Target, Verbs
+from concave_sqlalchemy.writing.verbs import Manner, Shown, Target, Verbs
 
 __all__ = ["Writing"]
 
@@ -43,14 +43,14 @@ class Writing:
 
         return await self.performer.perform(call, work)
 
-    async def update(self, call: Call, key: KeyValue, body: Mapping[str, Any], *, whole: bool) -> Answer:
-        """Change some columns of a row, or put a `whole` row in place of it."""
+    async def update(self, call: Call, key: KeyValue, body: Mapping[str, Any], manner: Manner) -> Answer:
+        """Change some columns of a row, or put a whole row in place of it."""
         self._check_conditional(call)
 
         async def work(write: Write) -> Answer:
             target = await self._target(write, call, key, call.access["update"])
-            given = self.verbs.read_change(body, key, whole=whole)
-            row = await self.verbs.update(write, target, given, whole=whole)
+            given = self.verbs.read_change(body, key, manner)
+            row = await self.verbs.update(write, target, given, manner)
             return Answer(200, row.body, _tagged(row))
 
         return await self.performer.perform(call, work)
