@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Final
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
 
@@ -12,12 +13,15 @@ from concave_sqlalchemy.problems import Problem, conflict
 
 __all__ = ["database_errors"]
 
+TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
+"""Serialization failure, deadlock, a lock that isn't waited for: nobody's mistake."""
+
 log = logging.getLogger("concave.resource")
 
 
 @contextmanager
 def database_errors() -> Generator[None]:
-    """409 for a violated constraint, 422 for a value that doesn't fit, 503 for a database that is busy."""
+    """409 for a violated constraint, 422 for a value that doesn't fit, 503 for a database that is busy, or chose this one of two that wait for each other."""
     try:
         yield
     except IntegrityError as error:
@@ -28,6 +32,9 @@ def database_errors() -> Generator[None]:
             raise
         raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from error
     except StatementError as error:
+        if _sqlstate(error) in TRY_AGAIN:
+            log.info("a transaction was given up by the database: %s", error.orig)
+            raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from error
         if not _is_about_a_value(error):
             raise
         log.info("a value was refused by the database: %s", error.orig)
@@ -38,7 +45,11 @@ def _is_about_a_value(error: StatementError) -> bool:
     """Whether it was sent and refused as data (SQLSTATE 22…), or could not even be sent as what its column holds."""
     if not isinstance(error, DBAPIError):
         return isinstance(error.orig, ValueError | OverflowError)
-    if str(getattr(error.orig, "sqlstate", None) or "").startswith("22"):
+    if _sqlstate(error).startswith("22"):
         return True
     # asyncpg's own checks, before anything is sent.
     return isinstance(getattr(error.orig, "__cause__", None), ValueError)
+
+
+def _sqlstate(error: StatementError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")

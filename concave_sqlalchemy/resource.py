@@ -26,12 +26,13 @@ from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.pagination.cursors import Cursors
-from concave_sqlalchemy.pagination.request import no_parameters, only, read_page_request
+from concave_sqlalchemy.pagination.request import flag, no_parameters, only, read_page_request
 from concave_sqlalchemy.policy import Allowed, Fields
 from concave_sqlalchemy.problems import Problem, problem_response
 from concave_sqlalchemy.reading import Reading
 from concave_sqlalchemy.schema import RowSchema
-from concave_sqlalchemy.scopes import OPEN, Access, Action, Scopes
+from concave_sqlalchemy.scopes import OPEN, Access, Action, Scopes, Where
+from concave_sqlalchemy.writing.batches import Batches
 from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
@@ -51,6 +52,7 @@ class Resource:
     def __init__(
         self,
         writing: Writing,
+        batches: Batches,
         reading: Reading,
         schema: RowSchema,
         outbox: Outbox,
@@ -62,6 +64,7 @@ class Resource:
         max_body: int,
     ) -> None:
         self._writing = writing
+        self._batches = batches
         self._reading = reading
         self._schema = schema
         self._user = user
@@ -104,6 +107,8 @@ class Resource:
                 query = only(request.query_params, {"filter"})
                 where = (await self._access(user, "read"))["read"]
                 return _json({"count": await self._reading.count(query.get("filter", ""), where=where)})
+            case "/batch":
+                return await self._batch(request, user)
             case "/aggregate":
                 _allow(request, "GET")
                 query = only(request.query_params, PARAMETERS)
@@ -124,6 +129,29 @@ class Resource:
         )
         access = await self._access(user, "read")
         return _response(await self._reading.page(wanted, where=access["read"]))
+
+    async def _batch(self, request: Request, user: Any) -> Response:
+        _allow(request, "POST", "PATCH", "DELETE")
+        if request.method == "POST":
+            no_parameters(request.query_params)
+            body = await read_object(request)
+            return _answered(await self._batches.create(await self._call(request, user, "create"), body))
+        where = self._named(only(request.query_params, {"all", "filter"}))
+        if request.method == "DELETE":
+            return _answered(await self._batches.delete(await self._call(request, user, "delete"), where))
+        body = await read_object(request, is_patch=True)
+        return _answered(await self._batches.update(await self._call(request, user, "update"), where, body))
+
+    def _named(self, query: Mapping[str, str]) -> Where:
+        """The rows of a batch. That it is about all of them must be said: a filter is easily lost on its way."""
+        where = self._reading.where(query.get("filter", ""))
+        if where is None and not flag("all", query.get("all")):
+            raise Problem(
+                400,
+                "a batch is about the rows of a filter, or about all of them with all=true",
+                errors=[{"field": "filter", "message": "is needed without all=true"}],
+            )
+        return where
 
     async def _item(self, request: Request, user: Any, text: str) -> Response:
         _allow(request, "GET", "PATCH", "PUT", "DELETE")
@@ -168,6 +196,7 @@ def use_resource(
     default_limit: int = 20,
     max_limit: int = 100,
     max_body: int = MAX_BODY,
+    max_batch: int = 100,
     fields: Fields = Fields(),  # noqa: B008  (immutable)
     version: str | None = None,
     require_if_match: bool = False,
@@ -180,7 +209,7 @@ def use_resource(
     the primary key by default, which may be of several columns (``/a,b``; hooks see it as a tuple). `hooks`: see `ResourceHooks` and `create_task_trigger_hooks`. `user`: from a request, sync or
     async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse. `scopes`: which rows
     that user may read, create, update and delete; see `Scopes`. Without them a resource is as open as the app around it.
-    `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `fields`: see `Fields`. `version`: the
+    `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `max_batch`: rows of one batch. `fields`: see `Fields`. `version`: the
     column that counts a row's changes, which then is the row's ETag; without it, that is a hash of what clients may read of the row.
     `require_if_match`: a row is changed or deleted only by who says which state of it is meant; 428 otherwise. `operators`: of filters, beside those that
     there are; see `FilterOperator`. `secret`: what cursors are signed with, for all processes of the app the same; without it the
@@ -200,16 +229,20 @@ def use_resource(
         raise ConfigurationError(
             f"default_limit must be 1 to max_limit, not {default_limit} with {max_limit}"
         )
+    if max_batch < 1:
+        raise ConfigurationError(f"max_batch must be at least 1, not {max_batch}")
     outbox = Outbox.of(session)
+    writing = _writing(
+        found,
+        schema,
+        hooks or ResourceHooks(),
+        outbox,
+        version=allowed.version,
+        require_if_match=require_if_match,
+    )
     return Resource(
-        _writing(
-            found,
-            schema,
-            hooks or ResourceHooks(),
-            outbox,
-            version=allowed.version,
-            require_if_match=require_if_match,
-        ),
+        writing,
+        Batches(writing, max_batch),
         Reading(
             found,
             schema,

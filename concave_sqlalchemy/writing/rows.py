@@ -30,6 +30,7 @@ class Rows:
         self._key = schema.key
         columns = [field.column.label(field.name) for field in schema.fields]
         self._lock = select(*columns).where(schema.key.condition).with_for_update()
+        self._lock_all = select(*columns).order_by(*schema.key.columns).with_for_update()
         self._insert = insert(table).returning(*columns)
         self._update = table.update().where(schema.key.condition).returning(*columns)
         self._delete = table.delete().where(schema.key.condition).returning(*columns)
@@ -41,6 +42,13 @@ class Rows:
     async def locked(self, session: AsyncSession, key: KeyValue, *, where: Where) -> Row:
         """A row that is about to be changed, so that it stays as it is until then; 404 where there is none within `where`."""
         return await self._one(session, self._lock if where is None else self._lock.where(where), key)
+
+    async def all_locked(self, session: AsyncSession, where: Where, *, limit: int) -> list[Row]:
+        """The rows that meet a condition, as many as `limit`, locked."""
+        # In one order for all: two batches of the same rows wait for each other, and never each for the other's half.
+        statement = self._lock_all if where is None else self._lock_all.where(where)
+        found = (await session.execute(statement.limit(limit))).mappings().all()
+        return [self._schema.row_of(row) for row in found]
 
     async def insert(self, session: AsyncSession, data: Mapping[str, Any]) -> Row:
         """A new row."""

@@ -64,11 +64,12 @@ class Verbs:
         hooked = self.hooks.on_before_create is not None
         return self.schema.from_client(self.schema.create, body, hooked=hooked)
 
-    def read_change(self, body: Mapping[str, Any], key: KeyValue, manner: Manner) -> Body:
-        """A client's change of the row with this key, or its whole row, checked; 422 where it can't be one."""
+    def read_change(self, body: Mapping[str, Any], key: KeyValue | None, manner: Manner) -> Body:
+        """A client's change of the row with this key, or of any, or its whole row; 422 where it can't be one."""
         hooked = self.hooks.on_before_update is not None
         model = self.schema.replace if manner == "replace" else self.schema.patch
-        return self.schema.from_client(model, self._without_key(body, key), hooked=hooked)
+        bare = body if key is None else self._without_key(body, key)
+        return self.schema.from_client(model, bare, hooked=hooked)
 
     async def create(self, write: Write, given: Body, *, access: Access) -> Shown:
         """A new row; 403 where it isn't within the scope of those to create. Only its key is shown to one who may not read it."""

@@ -73,6 +73,12 @@ class Writing:
             call.conditions.check(self.tags.of(current))
         return Target(current, within, call.conditions.is_certain)
 
+    def check_unconditional(self, call: Call) -> None:
+        """For a write that isn't of one row: it can't be about one state, and says so where one must say."""
+        if call.conditions.is_certain:
+            raise Problem(400, "this request is not about one row: its If-Match can only be *")
+        self._check_conditional(call)
+
     def _check_conditional(self, call: Call) -> None:
         if self.require_if_match and call.conditions.if_match is None:
             raise Problem(428, "say which state of the row you mean: send its ETag as If-Match")
