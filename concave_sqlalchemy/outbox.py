@@ -21,15 +21,16 @@ from sqlalchemy import Connection, delete, func, insert, inspect, literal, or_, 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from concave.errors import ConfigurationError, StoreError, TasksNotInitializedError
+from concave.errors import StoreError, TasksNotInitializedError
 from concave.failpoints import armed, reach
 from concave.store.records import NewTask
 from concave.tasks.defaults import announce_outbox, announced_outboxes, get_task_scheduler
 from concave.tasks.outbox import Submit
 from concave.tasks.scheduler import TaskScheduler
+from concave_sqlalchemy.idempotency import Expiry
 from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
 from concave_sqlalchemy.relay import Relay, Submission
-from concave_sqlalchemy.tables import database_time, outbox_table
+from concave_sqlalchemy.tables import database_time, explained, outbox_table
 from concave_sqlalchemy.transactions import Transactions
 
 __all__ = ["Outbox"]
@@ -52,6 +53,7 @@ class Outbox:
         self._explicit: WeakValueDictionary[str, TaskScheduler] = WeakValueDictionary()
         self._newest_at_last_sweep: int | None = None
         self._has_table = False
+        self._expiry = Expiry(self.transactions)
 
     @classmethod
     def of(cls, sessions: async_sessionmaker[Any]) -> Outbox:
@@ -93,7 +95,7 @@ class Outbox:
             returned = await session.execute(NUMBERED_INSERT, rows)
             sequences = {row.id: row.sequence for row in returned}
         except DBAPIError as error:
-            raise _explained(error) from error
+            raise explained(error, outbox_table) from error
         return [replace(each, task=numbered(each.task, sequences[each.task.id])) for each in submissions]
 
     async def relay(self, submissions: Sequence[Submission]) -> None:
@@ -129,6 +131,7 @@ class Outbox:
         Longer means: it was here at the last sweep. The first sweep takes everything, since its process has just started.
         Tasks for a trigger's own scheduler go to that one, and wait where this process doesn't know it.
         """
+        await self._expiry.sweep()
         newest = await self._newest()
         if newest is None:
             return 0
@@ -259,13 +262,3 @@ def _aged(task: NewTask, age: float) -> NewTask:
         bound = None if debounce.max_wait is None else max(0, debounce.max_wait - waited)
         debounce = debounce._replace(window=max(0, debounce.window - waited), max_wait=bound)
     return task._replace(delay=max(0, task.delay - waited), debounce=debounce)
-
-
-def _explained(error: DBAPIError) -> Exception:
-    text = str(error.orig).lower()
-    if outbox_table.name in text and ("no such table" in text or "does not exist" in text):
-        return ConfigurationError(
-            f"there is no table {outbox_table.name!r}: await create_outbox_tables(engine) once, or add"
-            " concave_sqlalchemy.metadata to Alembic's target_metadata"
-        )
-    return error

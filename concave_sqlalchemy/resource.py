@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,13 +16,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from concave.clock import seconds
 from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks
+from concave_sqlalchemy import idempotency
 from concave_sqlalchemy.aggregates import PARAMETERS
 from concave_sqlalchemy.body import limited, read_object
 from concave_sqlalchemy.etags import Conditions, Tags
 from concave_sqlalchemy.fields import ResourceField, fields_of, table_of
 from concave_sqlalchemy.filters import FilterOperator
+from concave_sqlalchemy.idempotency import Records
 from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
 from concave_sqlalchemy.outbox import Outbox
@@ -57,6 +61,7 @@ class Resource:
         schema: RowSchema,
         outbox: Outbox,
         *,
+        name: str,
         user: Callable[[Request], Any] | None,
         scopes: Scopes | None,
         default_limit: int,
@@ -67,6 +72,7 @@ class Resource:
         self._batches = batches
         self._reading = reading
         self._schema = schema
+        self._name = name
         self._user = user
         self._scopes = scopes
         self._default_limit = default_limit
@@ -173,7 +179,8 @@ class Resource:
 
     async def _call(self, request: Request, user: Any, action: Action) -> Call:
         conditions = Conditions.of(request.headers)
-        return Call(request, user, await self._access(user, "read", action), conditions)
+        key = await idempotency.key_of(request, resource=self._name, user=user)
+        return Call(request, user, await self._access(user, "read", action), conditions, key)
 
     async def _access(self, user: Any, *actions: Action) -> Access:
         return OPEN if self._scopes is None else await self._scopes.of(user, *actions)
@@ -200,6 +207,7 @@ def use_resource(
     fields: Fields = Fields(),  # noqa: B008  (immutable)
     version: str | None = None,
     require_if_match: bool = False,
+    idempotency_ttl: float | dt.timedelta = 24 * 3600,
     operators: Mapping[str, FilterOperator] | None = None,
     secret: str | bytes | None = None,
 ) -> Resource:
@@ -211,7 +219,7 @@ def use_resource(
     that user may read, create, update and delete; see `Scopes`. Without them a resource is as open as the app around it.
     `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `max_batch`: rows of one batch. `fields`: see `Fields`. `version`: the
     column that counts a row's changes, which then is the row's ETag; without it, that is a hash of what clients may read of the row.
-    `require_if_match`: a row is changed or deleted only by who says which state of it is meant; 428 otherwise. `operators`: of filters, beside those that
+    `require_if_match`: a row is changed or deleted only by who says which state of it is meant; 428 otherwise. `idempotency_ttl`: seconds for which the answer to a request with an ``Idempotency-Key`` is given again. `operators`: of filters, beside those that
     there are; see `FilterOperator`. `secret`: what cursors are signed with, for all processes of the app the same; without it the
     environment's CONCAVE_SECRET, and without that a random one: a cursor from another process, or from before a restart, is then
     refused with 400.
@@ -239,6 +247,7 @@ def use_resource(
         outbox,
         version=allowed.version,
         require_if_match=require_if_match,
+        records=Records(seconds(idempotency_ttl, "idempotency_ttl", minimum=1.0)),
     )
     return Resource(
         writing,
@@ -253,6 +262,7 @@ def use_resource(
         ),
         schema,
         outbox,
+        name=found.fullname,
         user=user,
         scopes=scopes,
         default_limit=default_limit,
@@ -269,9 +279,10 @@ def _writing(
     *,
     version: ResourceField | None,
     require_if_match: bool,
+    records: Records,
 ) -> Writing:
     rows, tags = Rows(table, schema, version), Tags(schema, version)
-    performer = Performer(table.name, outbox, hooked=hooks != ResourceHooks())
+    performer = Performer(table.name, outbox, hooked=hooks != ResourceHooks(), records=records)
     return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
 
 

@@ -1,19 +1,40 @@
-"""The outbox's table, in a metadata of its own: for `create_outbox_tables`, or for Alembic's ``target_metadata``."""
+"""The outbox's table and its neighbour, in a metadata of their own: for `create_outbox_tables`, or for Alembic's ``target_metadata``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.functions import FunctionElement
 
-__all__ = ["create_outbox_tables", "database_time", "metadata", "outbox_table"]
+from concave.errors import ConfigurationError
+
+__all__ = [
+    "create_outbox_tables",
+    "database_time",
+    "explained",
+    "idempotency_table",
+    "metadata",
+    "outbox_table",
+]
 
 metadata = MetaData()
-"""Holds ``concave_outbox``. Give it to Alembic beside your own: ``target_metadata = [Base.metadata, metadata]``."""
+"""Holds ``concave_outbox`` and ``concave_idempotency``. Give it to Alembic beside your own: ``target_metadata = [Base.metadata, metadata]``."""
 
 CREATION_LOCK = 0x636F_6E63_6176_65
 """PostgreSQL's advisory lock of those who create the table: "concave" in ASCII."""
@@ -52,11 +73,39 @@ outbox_table = Table(
     sqlite_autoincrement=True,
 )
 
+idempotency_table = Table(
+    "concave_idempotency",
+    metadata,
+    # A digest of resource, user and key.
+    Column("id", String(64), primary_key=True),
+    # A digest of what was asked.
+    Column("fingerprint", String(64), nullable=False),
+    # What was answered.
+    Column("status", Integer, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
+)
+
 
 async def create_outbox_tables(engine: AsyncEngine) -> None:
-    """Create the outbox's table where it doesn't exist yet. Any number of processes may do so at once."""
+    """Create the outbox's table, and that of the answers to requests with an Idempotency-Key, where they don't exist yet. Any number of processes may do so at once."""
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             # There, IF NOT EXISTS alone fails for one of two who look at the same time.
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CREATION_LOCK})
-        await connection.execute(CreateTable(outbox_table, if_not_exists=True))
+        for table in metadata.sorted_tables:
+            await connection.execute(CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                await connection.execute(CreateIndex(index, if_not_exists=True))
+
+
+def explained(error: DBAPIError, table: Table) -> Exception:
+    """An error, or what to do about it where it is that this table isn't there."""
+    text = str(error.orig).lower()
+    if table.name in text and ("no such table" in text or "does not exist" in text):
+        return ConfigurationError(
+            f"there is no table {table.name!r}: await create_outbox_tables(engine) once, or add"
+            " concave_sqlalchemy.metadata to Alembic's target_metadata"
+        )
+    return error

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
 from concave_sqlalchemy.etags import Conditions
 from concave_sqlalchemy.scopes import Access
 
-__all__ = ["Answer", "Call"]
+__all__ = ["Answer", "Call", "IdempotencyKey"]
+
+
+class IdempotencyKey(NamedTuple):
+    """What makes two requests one: a digest of resource, user and key; and one of what is asked, which must be the same."""
+
+    id: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,7 @@ class Call:
     user: Any
     access: Access
     conditions: Conditions
+    key: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from concave.failpoints import armed, reach
+from concave_sqlalchemy.idempotency import Records, in_flight
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.refusals import database_errors
 from concave_sqlalchemy.write import Write
-from concave_sqlalchemy.writing.call import Answer, Call
+from concave_sqlalchemy.writing.call import Answer, Call, IdempotencyKey
 
 __all__ = ["Performer", "Work"]
 
@@ -30,8 +32,30 @@ class Performer:
     outbox: Outbox
     hooked: bool
     """Whether hooks run inside, in whose hands the transaction is then."""
+    records: Records
+    in_flight: set[str] = field(default_factory=set[str])
+    """The idempotency keys of the requests that this process is carrying out."""
 
     async def perform(self, call: Call, work: Work) -> Answer:
+        """Do what a request asks for; or answer as before, where its key says that it was done."""
+        if call.key is None:
+            return await self._perform(call, work)
+        if call.key.id in self.in_flight:
+            raise in_flight()
+        self.in_flight.add(call.key.id)
+        try:
+            return await self._perform(call, partial(self._once, call.key, work))
+        finally:
+            self.in_flight.discard(call.key.id)
+
+    async def _once(self, key: IdempotencyKey, work: Work, write: Write) -> Answer:
+        answer = await self.records.begin(write.session, key)
+        if answer is None:
+            answer = await work(write)
+            await self.records.keep(write.session, key, answer)
+        return answer
+
+    async def _perform(self, call: Call, work: Work) -> Answer:
         """BEGIN … hooks and SQL … outbox rows, COMMIT, then what waited for the commit: callbacks and the relay."""
         with database_errors():
             async with self.outbox.transactions.writing(hooked=self.hooked) as session:

@@ -1,0 +1,153 @@
+"""``Idempotency-Key``: a request that is sent again is answered again, and carried out once.
+
+The answer is kept in the transaction of the write: there is a record exactly where there is the write. While the first is under way,
+another with its key is refused: by this process, by PostgreSQL's advisory locks, and at the last by the record's primary key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic_core import from_json, to_json, to_jsonable_python
+from sqlalchemy import BigInteger, Connection, bindparam, delete, func, insert, inspect, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import Request
+
+from concave_sqlalchemy.problems import Problem
+from concave_sqlalchemy.tables import database_time, explained, idempotency_table
+from concave_sqlalchemy.transactions import Transactions
+from concave_sqlalchemy.writing.call import Answer, IdempotencyKey
+
+__all__ = ["Expiry", "Records", "in_flight", "key_of"]
+
+HEADER: Final = "idempotency-key"
+KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+EXPIRED_AT_ONCE: Final = 1000
+
+COLUMNS = idempotency_table.c
+FIND = select(
+    COLUMNS.fingerprint,
+    COLUMNS.status,
+    COLUMNS.headers,
+    COLUMNS.body,
+    (COLUMNS.expires_at > database_time()).label("alive"),
+).where(COLUMNS.id == bindparam("record"))
+FORGET = delete(idempotency_table).where(COLUMNS.id == bindparam("record"))
+TRY_LOCK = select(func.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger)))
+EXPIRED = select(COLUMNS.id).where(COLUMNS.expires_at <= database_time()).limit(EXPIRED_AT_ONCE)
+
+
+async def key_of(request: Request, *, resource: str, user: Any) -> IdempotencyKey | None:
+    """The key of a request, if it has one. Raises `Problem` 400 for what isn't 1 to 255 visible ASCII characters."""
+    given = request.headers.getlist(HEADER)
+    if not given:
+        return None
+    # The draft standard has it in quotes, and most clients don't.
+    key = given[0].removeprefix('"').removesuffix('"') if len(given[0]) > 1 else given[0]
+    if len(given) > 1 or not KEY.fullmatch(key):
+        message = "must be one key of 1 to 255 visible ASCII characters"
+        raise Problem(400, f"{HEADER} {message}", errors=[{"field": HEADER, "message": message}])
+    identity = _identity(user)
+    # Who isn't known by an id is told apart by what it shows: nobody is answered what was another's.
+    shown = request.headers.get("authorization") if identity is None else None
+    scope = request.scope
+    asked = [request.method, scope["path"], scope.get("query_string", b"").decode("latin-1")]
+    return IdempotencyKey(_digest([resource, identity, shown, key]), _digest(asked, await request.body()))
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The answers to requests with keys, kept for `ttl` seconds."""
+
+    ttl: float
+
+    async def begin(self, session: AsyncSession, key: IdempotencyKey) -> Answer | None:
+        """The answer that was given to this request; None where it is new, and nobody else's from now to the end of the transaction.
+
+        Raises `Problem`: 409 while another is being carried out, 422 where the key was another request's, and
+        `ConfigurationError` without a table.
+        """
+        try:
+            if session.get_bind().dialect.name == "postgresql":
+                lock = int.from_bytes(bytes.fromhex(key.id)[:8], "big", signed=True)
+                if not (await session.execute(TRY_LOCK, {"lock": lock})).scalar_one():
+                    raise in_flight()
+            found = (await session.execute(FIND, {"record": key.id})).one_or_none()
+            if found is not None and not found.alive:
+                await session.execute(FORGET, {"record": key.id})
+                found = None
+        except DBAPIError as error:
+            raise explained(error, idempotency_table) from error
+        if found is None:
+            return None
+        if found.fingerprint != key.fingerprint:
+            raise Problem(422, f"this {HEADER} was sent with another request", code="IDEMPOTENCY_KEY_REUSED")
+        return Answer(found.status, found.body, from_json(found.headers))
+
+    async def keep(self, session: AsyncSession, key: IdempotencyKey, answer: Answer) -> None:
+        """Keep an answer, if and only if the transaction commits."""
+        await session.execute(
+            insert(idempotency_table).values(
+                id=key.id,
+                fingerprint=key.fingerprint,
+                status=answer.status,
+                headers=to_json(answer.headers).decode(),
+                body=answer.body,
+                expires_at=database_time() + self.ttl,
+            )
+        )
+
+
+class Expiry:
+    """Deletes the records of one database whose time is over."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+        self._has_table = False
+
+    async def sweep(self) -> None:
+        """Delete what has expired; nothing is written where nothing has."""
+        while await self._any():
+            async with self._transactions.writing() as session:
+                await session.execute(
+                    delete(idempotency_table).where(COLUMNS.id.in_(EXPIRED.scalar_subquery()))
+                )
+
+    async def _any(self) -> bool:
+        async with self._transactions.reading() as session:
+            if not self._has_table:
+                self._has_table = await (await session.connection()).run_sync(_has_table)
+            return self._has_table and (await session.execute(EXPIRED.limit(1))).first() is not None
+
+
+def in_flight() -> Problem:
+    """409 for a key whose first request isn't answered yet."""
+    return Problem(
+        409,
+        f"a request with this {HEADER} is being carried out",
+        code="IDEMPOTENCY_IN_FLIGHT",
+        headers={"retry-after": "1"},
+    )
+
+
+def _identity(user: Any) -> str | None:
+    """What tells a user from others, as far as that is known."""
+    found: Any = user
+    if isinstance(user, Mapping):
+        found = user.get("id")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    elif not isinstance(user, str | int):
+        found = getattr(user, "id", None)
+    return None if found is None else to_json(to_jsonable_python(found, fallback=str)).decode()
+
+
+def _digest(parts: list[str | None], content: bytes = b"") -> str:
+    return hashlib.sha256(to_json(parts) + b"\n" + content).hexdigest()
+
+
+def _has_table(connection: Connection) -> bool:
+    return inspect(connection).has_table(idempotency_table.name)
