@@ -67,6 +67,10 @@ class HookContext:
         """Call `callback` (sync or async) once the transaction has committed; not at all if it rolls back."""
         self._after_commit.append(callback)
 
+    def forget_commit(self, kept: int) -> None:
+        """Keep the first callbacks of `on_commit` only: a savepoint in which the others were given was rolled back."""
+        del self._after_commit[kept:]
+
     async def enqueue(
         self,
         task: TaskDefinition[Any, Any],

@@ -20,7 +20,7 @@ from concave.clock import seconds
 from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks
 from concave_sqlalchemy import idempotency
-from concave_sqlalchemy.aggregates import PARAMETERS
+from concave_sqlalchemy.aggregates import PARAMETERS as AGGREGATE_PARAMETERS
 from concave_sqlalchemy.body import limited, read_object
 from concave_sqlalchemy.etags import Conditions, Tags
 from concave_sqlalchemy.fields import ResourceField, fields_of, table_of
@@ -30,7 +30,7 @@ from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.pagination.cursors import Cursors
-from concave_sqlalchemy.pagination.request import flag, no_parameters, only, read_page_request
+from concave_sqlalchemy.pagination.request import flag, only, read_page_request
 from concave_sqlalchemy.policy import Allowed, Fields
 from concave_sqlalchemy.problems import Problem, problem_response
 from concave_sqlalchemy.reading import Reading
@@ -40,6 +40,7 @@ from concave_sqlalchemy.writing.batches import Batches
 from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
+from concave_sqlalchemy.writing.upserts import PARAMETER, Upserts
 from concave_sqlalchemy.writing.verbs import Manner, Verbs
 from concave_sqlalchemy.writing.writing import Writing
 
@@ -56,11 +57,12 @@ class Resource:
     def __init__(
         self,
         writing: Writing,
-        batches: Batches,
         reading: Reading,
         schema: RowSchema,
         outbox: Outbox,
         *,
+        batches: Batches,
+        upserts: Upserts,
         name: str,
         user: Callable[[Request], Any] | None,
         scopes: Scopes | None,
@@ -70,6 +72,7 @@ class Resource:
     ) -> None:
         self._writing = writing
         self._batches = batches
+        self._upserts = upserts
         self._reading = reading
         self._schema = schema
         self._name = name
@@ -117,7 +120,7 @@ class Resource:
                 return await self._batch(request, user)
             case "/aggregate":
                 _allow(request, "GET")
-                query = only(request.query_params, PARAMETERS)
+                query = only(request.query_params, AGGREGATE_PARAMETERS)
                 where = (await self._access(user, "read"))["read"]
                 return _response(await self._reading.aggregate(query, where=where))
             case _:
@@ -126,8 +129,11 @@ class Resource:
     async def _collection(self, request: Request, user: Any) -> Response:
         _allow(request, "GET", "POST")
         if request.method == "POST":
-            no_parameters(request.query_params)
+            unique = self._unique(request)
             body = await read_object(request)
+            if unique:
+                call = await self._call(request, user, "create", "update")
+                return _answered(await self._upserts.one(call, body, unique))
             call = await self._call(request, user, "create")
             return _answered(await self._writing.create(call, body))
         wanted = read_page_request(
@@ -139,14 +145,20 @@ class Resource:
     async def _batch(self, request: Request, user: Any) -> Response:
         _allow(request, "POST", "PATCH", "DELETE")
         if request.method == "POST":
-            no_parameters(request.query_params)
+            unique = self._unique(request)
             body = await read_object(request)
-            return _answered(await self._batches.create(await self._call(request, user, "create"), body))
+            call = await self._call(request, user, *(("create", "update") if unique else ("create",)))
+            return _answered(await self._batches.create(call, body, unique=unique))
         where = self._named(only(request.query_params, {"all", "filter"}))
         if request.method == "DELETE":
             return _answered(await self._batches.delete(await self._call(request, user, "delete"), where))
         body = await read_object(request, is_patch=True)
         return _answered(await self._batches.update(await self._call(request, user, "update"), where, body))
+
+    def _unique(self, request: Request) -> tuple[ResourceField, ...]:
+        """The fields that an upsert goes by; none where it is not one."""
+        text = only(request.query_params, {PARAMETER}).get(PARAMETER)
+        return () if text is None else self._upserts.read(text)
 
     def _named(self, query: Mapping[str, str]) -> Where:
         """The rows of a batch. That it is about all of them must be said: a filter is easily lost on its way."""
@@ -177,10 +189,10 @@ class Resource:
         manner: Manner = "replace" if request.method == "PUT" else "merge"
         return _answered(await self._writing.update(call, key, body, manner))
 
-    async def _call(self, request: Request, user: Any, action: Action) -> Call:
+    async def _call(self, request: Request, user: Any, *actions: Action) -> Call:
         conditions = Conditions.of(request.headers)
         key = await idempotency.key_of(request, resource=self._name, user=user)
-        return Call(request, user, await self._access(user, "read", action), conditions, key)
+        return Call(request, user, await self._access(user, "read", *actions), conditions, key)
 
     async def _access(self, user: Any, *actions: Action) -> Access:
         return OPEN if self._scopes is None else await self._scopes.of(user, *actions)
@@ -249,9 +261,9 @@ def use_resource(
         require_if_match=require_if_match,
         records=Records(seconds(idempotency_ttl, "idempotency_ttl", minimum=1.0)),
     )
+    upserts = Upserts.of(writing, found, schema.fields)
     return Resource(
         writing,
-        Batches(writing, max_batch),
         Reading(
             found,
             schema,
@@ -262,6 +274,8 @@ def use_resource(
         ),
         schema,
         outbox,
+        batches=Batches(writing, upserts, max_batch),
+        upserts=upserts,
         name=found.fullname,
         user=user,
         scopes=scopes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -45,6 +47,18 @@ class Write:
         """Write the tasks: the last statement before the commit."""
         self._flushed = True
         self.submissions = await self._outbox.write(self.session, self.submissions)
+
+    @asynccontextmanager
+    async def nested(self) -> AsyncGenerator[None]:
+        """A savepoint: what is raised inside of it undoes what hooks did there, their tasks and callbacks included."""
+        tasks, callbacks = len(self.submissions), len(self.ctx.after_commit)
+        try:
+            async with self.session.begin_nested():
+                yield
+        except BaseException:
+            del self.submissions[tasks:]
+            self.ctx.forget_commit(callbacks)
+            raise
 
     def close(self) -> None:
         """The transaction is over, or about to be."""

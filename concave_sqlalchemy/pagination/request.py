@@ -9,7 +9,7 @@ from starlette.datastructures import QueryParams
 
 from concave_sqlalchemy.problems import Problem
 
-__all__ = ["PageRequest", "flag", "names", "no_parameters", "only", "read_page_request"]
+__all__ = ["PageRequest", "flag", "names", "only", "read_page_request"]
 
 PARAMETERS = frozenset({"cursor", "filter", "limit", "orderBy", "select", "totalCount"})
 
@@ -51,11 +51,6 @@ def only(query: QueryParams, known: Collection[str]) -> Mapping[str, str]:
         twice = next(name for name in given if len(query.getlist(name)) > 1)
         raise Problem(400, "a query parameter is given twice", errors=_errors(twice, "given twice"))
     return given
-
-
-def no_parameters(query: QueryParams) -> None:
-    """400 where there are query parameters."""
-    only(query, ())
 
 
 def names(parameter: str, text: str | None, known: Collection[str]) -> list[str]:

@@ -10,12 +10,14 @@ from typing import Any, cast
 
 from pydantic_core import to_json
 
+from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.refusals import database_errors
 from concave_sqlalchemy.schema import Body
 from concave_sqlalchemy.scopes import Where, both, is_denied
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.call import Answer, Call
+from concave_sqlalchemy.writing.upserts import Upserts
 from concave_sqlalchemy.writing.verbs import Target
 from concave_sqlalchemy.writing.writing import Writing
 
@@ -27,12 +29,17 @@ class Batches:
     """A resource's batches, each of at most `limit` rows."""
 
     writing: Writing
+    upserts: Upserts
     limit: int
 
-    async def create(self, call: Call, body: Mapping[str, Any]) -> Answer:
-        """New rows, as ``{"items": […]}``; answered in the same order."""
+    async def create(
+        self, call: Call, body: Mapping[str, Any], *, unique: tuple[ResourceField, ...] = ()
+    ) -> Answer:
+        """New rows, as ``{"items": […]}``; answered in the same order. With `unique` fields, upserts."""
         given = self._items(body)
-        if is_denied(call.access["create"]):
+        if unique:
+            self.writing.check_unconditional(call)
+        elif is_denied(call.access["create"]):
             raise Problem(403, "you may not create rows here")
         drafts = self._read_new(given)
 
@@ -40,7 +47,10 @@ class Batches:
             made: list[bytes] = []
             for number, draft in enumerate(drafts):
                 with _item(number), database_errors():
-                    row = await self.writing.verbs.create(write, draft, access=call.access)
+                    if unique:
+                        _, row = await self.upserts.put(write, call, draft, unique)
+                    else:
+                        row = await self.writing.verbs.create(write, draft, access=call.access)
                     made.append(row.body)
             return Answer(200, b'{"items":[' + b",".join(made) + b"]}")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Table, bindparam, case, insert, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from concave.hooks import Row
@@ -29,6 +30,7 @@ class Rows:
         self._schema = schema
         self._key = schema.key
         columns = [field.column.label(field.name) for field in schema.fields]
+        self._columns = columns
         self._lock = select(*columns).where(schema.key.condition).with_for_update()
         self._lock_all = select(*columns).order_by(*schema.key.columns).with_for_update()
         self._insert = insert(table).returning(*columns)
@@ -50,11 +52,42 @@ class Rows:
         found = (await session.execute(statement.limit(limit))).mappings().all()
         return [self._schema.row_of(row) for row in found]
 
+    async def locked_with(
+        self, session: AsyncSession, values: Mapping[str, Any], *, where: Where
+    ) -> Row | None:
+        """The row that has these values, which are unique together, locked; None where there is none within `where`."""
+        if any(value is None for value in values.values()):
+            return None
+        conditions = [
+            field.column == values[field.name] for field in self._schema.fields if field.name in values
+        ]
+        statement = self._lock_all.where(*conditions)
+        found = await session.execute(statement if where is None else statement.where(where))
+        row = found.mappings().one_or_none()
+        return None if row is None else self._schema.row_of(row)
+
+    async def insert_unless_there(
+        self, session: AsyncSession, data: Mapping[str, Any], fields: Sequence[ResourceField]
+    ) -> Row | None:
+        """A new row; None where there is one with the same values of these fields, whoever put it there in the meantime."""
+        of_dialect = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        statement = (
+            of_dialect(self._table)
+            .values(self._schema.for_database(self._numbered(data)))
+            .on_conflict_do_nothing(index_elements=[field.column for field in fields])
+            .returning(*self._columns)
+        )
+        found = (await session.execute(statement)).mappings().one_or_none()
+        return None if found is None else self._schema.row_of(found)
+
+    def _numbered(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._version is None or self._version.has_default:
+            return data
+        return {**data, self._version.name: 1}
+
     async def insert(self, session: AsyncSession, data: Mapping[str, Any]) -> Row:
         """A new row."""
-        if self._version is not None and not self._version.has_default:
-            data = {**data, self._version.name: 1}
-        return await self._one(session, self._insert.values(self._schema.for_database(data)))
+        return await self._one(session, self._insert.values(self._schema.for_database(self._numbered(data))))
 
     async def update(
         self, session: AsyncSession, key: KeyValue, data: Mapping[str, Any], *, expected: Row | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -10,6 +10,7 @@ from concave.failpoints import armed, reach
 from concave.hooks import HookContext, ResourceHooks, Row, call_hook
 from concave_sqlalchemy.defaults import defaults_of
 from concave_sqlalchemy.etags import Tags
+from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.merge_patch import merged
 from concave_sqlalchemy.problems import Problem
@@ -73,16 +74,16 @@ class Verbs:
 
     async def create(self, write: Write, given: Body, *, access: Access) -> Shown:
         """A new row; 403 where it isn't within the scope of those to create. Only its key is shown to one who may not read it."""
-        schema, hook = self.schema, self.hooks.on_before_create
-        data = given.values
-        if hook is not None:
-            data = await _changed(given, hook, write.ctx)
-        if hook is not None or schema.needs_hook:
-            data = schema.from_hook(schema.insertable, data)
-        row = await self.rows.insert(write.session, data)
-        shown = await self._shown_if_allowed(write, row, access)
-        await _after(self.hooks.on_after_create, write.ctx, row)
-        return shown
+        row = await self.rows.insert(write.session, await self._to_insert(write, given))
+        return await self._created(write, row, access)
+
+    async def create_unless_there(
+        self, write: Write, given: Body, fields: Sequence[ResourceField], *, access: Access
+    ) -> Shown | None:
+        """A new row, as `create`; None where there is one already that has the same values of these fields."""
+        data = await self._to_insert(write, given)
+        row = await self.rows.insert_unless_there(write.session, data, fields)
+        return None if row is None else await self._created(write, row, access)
 
     async def update(self, write: Write, target: Target, given: Body, manner: Manner) -> Shown:
         """Change the columns that are given, and in the `manner` of replacing also those that neither client nor hook gave.
@@ -120,6 +121,16 @@ class Verbs:
             await call_hook(self.hooks.on_before_delete, write.ctx, self.schema.key.plain(key))
         row = await self.rows.delete(write.session, key, expected=target.expected)
         await _after(self.hooks.on_after_delete, write.ctx, row)
+
+    async def _to_insert(self, write: Write, given: Body) -> Validated:
+        schema, hook = self.schema, self.hooks.on_before_create
+        data = given.values if hook is None else await _changed(given, hook, write.ctx)
+        return data if hook is None and not schema.needs_hook else schema.from_hook(schema.insertable, data)
+
+    async def _created(self, write: Write, row: Row, access: Access) -> Shown:
+        shown = await self._shown_if_allowed(write, row, access)
+        await _after(self.hooks.on_after_create, write.ctx, row)
+        return shown
 
     def _merged(self, current: Row, given: Body) -> Body:
         """A merge patch within JSON columns too: their values as they are to be."""

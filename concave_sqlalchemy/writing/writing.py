@@ -16,7 +16,7 @@ from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
 from concave_sqlalchemy.writing.verbs import Manner, Shown, Target, Verbs
 
-__all__ = ["Writing"]
+__all__ = ["Writing", "created", "updated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,7 @@ class Writing:
         given = self.verbs.read_new(body)
 
         async def work(write: Write) -> Answer:
-            row = await self.verbs.create(write, given, access=call.access)
-            location = f"{call.request.url.path.rstrip('/')}/{row.path}"
-            return Answer(201, row.body, {"location": location, **_tagged(row)})
+            return created(call, await self.verbs.create(write, given, access=call.access))
 
         return await self.performer.perform(call, work)
 
@@ -50,8 +48,7 @@ class Writing:
         async def work(write: Write) -> Answer:
             target = await self._target(write, call, key, call.access["update"])
             given = self.verbs.read_change(body, key, manner)
-            row = await self.verbs.update(write, target, given, manner)
-            return Answer(200, row.body, _tagged(row))
+            return updated(await self.verbs.update(write, target, given, manner))
 
         return await self.performer.perform(call, work)
 
@@ -82,6 +79,17 @@ class Writing:
     def _check_conditional(self, call: Call) -> None:
         if self.require_if_match and call.conditions.if_match is None:
             raise Problem(428, "say which state of the row you mean: send its ETag as If-Match")
+
+
+def created(call: Call, row: Shown) -> Answer:
+    """What is answered to a new row: where it is, too."""
+    location = f"{call.request.url.path.rstrip('/')}/{row.path}"
+    return Answer(201, row.body, {"location": location, **_tagged(row)})
+
+
+def updated(row: Shown) -> Answer:
+    """What is answered to a change."""
+    return Answer(200, row.body, _tagged(row))
 
 
 def _tagged(row: Shown) -> Mapping[str, str]:
