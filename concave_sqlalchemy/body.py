@@ -17,18 +17,17 @@ __all__ = ["limited", "read_object"]
 
 def limited(scope: Scope, receive: Receive, max_bytes: int) -> Receive:
     """`receive` that raises `Problem` (413) beyond `max_bytes`, counted as they arrive, whatever Content-Length says."""
-    announced = Headers(scope=scope).get("content-length", "")
-    too_large = Problem(413, f"the body is larger than {max_bytes} bytes")
     size = 0
 
     async def receive_within() -> Message:
         nonlocal size
+        announced = Headers(scope=scope).get("content-length", "")
         if announced.isdigit() and int(announced) > max_bytes:
-            raise too_large
+            raise Problem(413, f"the body is larger than {max_bytes} bytes")
         message = await receive()
         size += len(message.get("body", b""))
         if size > max_bytes:
-            raise too_large
+            raise Problem(413, f"the body is larger than {max_bytes} bytes")
         return message
 
     return receive_within

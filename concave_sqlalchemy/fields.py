@@ -77,10 +77,11 @@ def is_unique(table: Table, column: Column[Any]) -> bool:
 
 def _name_of(column: Column[Any], mapper: Mapper[Any] | None) -> str | None:
     """None for a column that the class doesn't map."""
+    # A plain `str`: SQLAlchemy's is a class of its own, which takes Pydantic ten times as long to write as a key of JSON.
     if mapper is None:
-        return column.key
+        return str(column.key)
     try:
-        return mapper.get_property_by_column(column).key
+        return str(mapper.get_property_by_column(column).key)
     except UnmappedColumnError:
         return None
 

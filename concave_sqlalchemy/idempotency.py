@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic_core import from_json, to_json, to_jsonable_python
-from sqlalchemy import BigInteger, Connection, bindparam, delete, func, insert, inspect, select
+from sqlalchemy import BigInteger, bindparam, delete, func, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from concave_sqlalchemy.problems import Problem
@@ -119,10 +120,11 @@ class Expiry:
                 )
 
     async def _any(self) -> bool:
-        async with self._transactions.reading() as session:
-            if not self._has_table:
-                self._has_table = await (await session.connection()).run_sync(_has_table)
-            return self._has_table and (await session.execute(EXPIRED.limit(1))).first() is not None
+        return await self._transactions.read(self._has_any)
+
+    def _has_any(self, session: Session) -> bool:
+        self._has_table = self._has_table or inspect(session.connection()).has_table(idempotency_table.name)
+        return self._has_table and session.execute(EXPIRED.limit(1)).first() is not None
 
 
 def in_flight() -> Problem:
@@ -147,7 +149,3 @@ def _identity(user: Any) -> str | None:
 
 def _digest(parts: list[str | None], content: bytes = b"") -> str:
     return hashlib.sha256(to_json(parts) + b"\n" + content).hexdigest()
-
-
-def _has_table(connection: Connection) -> bool:
-    return inspect(connection).has_table(idempotency_table.name)

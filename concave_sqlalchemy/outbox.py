@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import Connection, delete, func, insert, inspect, literal, or_, select, update
+from sqlalchemy import delete, func, insert, inspect, literal, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
@@ -114,8 +114,7 @@ class Outbox:
             .order_by(columns.sequence)
         )
         try:
-            async with self.transactions.reading() as session:
-                rows = (await session.execute(statement)).all()
+            rows = await self.transactions.read(lambda session: session.execute(statement).all())
         except DBAPIError as error:
             log.warning("%d tasks wait in the outbox for a sweep: %s", len(ids), error)
             return
@@ -155,12 +154,14 @@ class Outbox:
 
     async def _newest(self) -> int | None:
         """The newest row's number, 0 where there is none; None without a table, which only a trigger needs."""
-        async with self.transactions.reading() as session:
-            if not self._has_table:
-                self._has_table = await (await session.connection()).run_sync(_has_outbox_table)
-            if not self._has_table:
-                return None
-            return (await session.execute(select(func.max(outbox_table.c.sequence)))).scalar_one() or 0
+        if not self._has_table:
+            self._has_table = await self.transactions.read(
+                lambda session: inspect(session.connection()).has_table(outbox_table.name)
+            )
+        if not self._has_table:
+            return None
+        newest = select(func.max(outbox_table.c.sequence))
+        return await self.transactions.read(lambda session: session.execute(newest).scalar_one()) or 0
 
     async def _left(self, after: int, until: int, destinations: Mapping[str | None, Any]) -> Sequence[Any]:
         """The next rows to relay, oldest first, each with its age in seconds."""
@@ -185,8 +186,7 @@ class Outbox:
         )
         if after >= until:
             return ()
-        async with self.transactions.reading() as session:
-            return (await session.execute(statement)).all()
+        return await self.transactions.read(lambda session: session.execute(statement).all())
 
     def _submits(self, submit: Submit) -> dict[str | None, Submit]:
         """Who takes the tasks of which destination."""
@@ -248,10 +248,6 @@ async def _submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:
         )
         return []
     return [task.id for task in tasks]
-
-
-def _has_outbox_table(connection: Connection) -> bool:
-    return inspect(connection).has_table(outbox_table.name)
 
 
 def _aged(task: NewTask, age: float) -> NewTask:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Enum, Integer, Row, Select, String, Table, func, select
+from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
 from concave_sqlalchemy.aggregates import Aggregates
@@ -21,6 +22,7 @@ from concave_sqlalchemy.pagination.keyset import PageStatement, page_statement, 
 from concave_sqlalchemy.pagination.ordering import Ordering, Orders, named
 from concave_sqlalchemy.pagination.request import PageRequest, names
 from concave_sqlalchemy.policy import Allowed
+from concave_sqlalchemy.presenting import Presenter, as_json, presenter
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.refusals import database_errors
 from concave_sqlalchemy.schema import RowSchema
@@ -57,13 +59,11 @@ class Reading:
         self._plain = frozenset(
             name for name, field in self._readable.items() if _is_plain(field.column.type)
         )
+        self._ones: OrderedDict[tuple[str, ...], Select[Any]] = OrderedDict()
         self._pages: OrderedDict[Any, PageStatement] = OrderedDict()
+        self._presenters: OrderedDict[tuple[str, ...], Presenter] = OrderedDict()
 
     # Which database answers is known once there is a session: an engine may be bound after the resource is made.
-
-    @cached_property
-    def _one_whole(self) -> Select[Any]:
-        return self._one(tuple(self._readable))
 
     @cached_property
     def _filters(self) -> Filters:
@@ -86,20 +86,22 @@ class Reading:
     ) -> tuple[bytes, str]:
         """One row as JSON, and its ETag; 404 where there is none, or none within `where`."""
         shown = self._chosen(chosen)
-        statement = self._one_whole if chosen is None else self._one(shown)
+        statement = self._one(shown)
         if where is not None:
             statement = statement.where(where)
+        given = self._schema.key.parameters(key)
         with database_errors():
-            async with self._transactions.reading() as session:
-                row = (await session.execute(statement, self._schema.key.parameters(key))).one_or_none()
+            row = await self._transactions.read(
+                lambda session: session.execute(statement, given).one_or_none()
+            )
         if row is None:
             raise Problem(404, "there is no such row")
-        whole = self._row(row, tuple(self._readable) if self._version is None else shown)
         if self._version is not None:
-            return self._schema.to_json(whole), Tags.of_version(row[-1])
-        body = self._schema.to_json(whole)
+            return as_json(self._presented(shown)(row)), Tags.of_version(row[-1])
+        whole = self._presented(tuple(self._readable))(row)
+        body = as_json(whole)
         tag = Tags.of_shown(body)
-        return (body if chosen is None else self._schema.to_json({name: whole[name] for name in shown})), tag
+        return (body if chosen is None else as_json({name: whole[name] for name in shown})), tag
 
     async def page(self, wanted: PageRequest, *, where: Where = None) -> bytes:
         """A page of rows within `where`, as JSON."""
@@ -110,52 +112,60 @@ class Reading:
         listed = (named(ordering), wanted.filter)
         after = None if wanted.cursor is None else self._cursors.read(wanted.cursor, listed=listed)
         page = self._page(shown, ordering, after, confined)
+        given = parameters(wanted.limit + 1, after)
+
+        def read(session: Session) -> tuple[Sequence[Row[Any]], int | None]:
+            rows = session.execute(page.statement, given).all()
+            return rows, self._counted(session, confined) if wanted.total_count else None
+
         with database_errors():
-            async with self._transactions.reading() as session:
-                found = (await session.execute(page.statement, parameters(wanted.limit + 1, after))).all()
-                total = await self._counted(session, confined) if wanted.total_count else None
+            found, total = await self._transactions.read(read)
         rows = found[: wanted.limit]
         has_more = len(found) > wanted.limit
         cursor = self._cursors.write([rows[-1][at] for at in page.place], listed=listed) if has_more else None
-        answer = {
-            "items": [self._row(row, shown) for row in rows], "nextCursor": cursor, "hasMore": has_more,
+        answer: dict[str, Any] = {
+            "items": list(map(self._presented(shown), rows)), "nextCursor": cursor, "hasMore": has_more,
         }  # fmt: skip
-        return self._schema.page_to_json(answer if total is None else {**answer, "totalCount": total})
+        return as_json(answer if total is None else {**answer, "totalCount": total})
 
     async def count(self, filter: str = "", *, where: Where = None) -> int:
         """How many rows match a filter, within `where`."""
         confined = both(where, self.where(filter))
         with database_errors():
-            async with self._transactions.reading() as session:
-                return await self._counted(session, confined)
+            return await self._transactions.read(lambda session: self._counted(session, confined))
 
     async def aggregate(self, query: Mapping[str, str], *, where: Where = None) -> bytes:
         """Groups of the rows that match the query's filter, within `where`, as JSON (see `Aggregates`)."""
         wanted = self._aggregates.read(query)
         confined = both(where, self.where(query.get("filter", "")))
+        statement = self._aggregates.statement(wanted, confined)
         with database_errors():
-            async with self._transactions.reading() as session:
-                found = (await session.execute(self._aggregates.statement(wanted, confined))).all()
+            found = await self._transactions.read(lambda session: session.execute(statement).all())
         return to_json(self._aggregates.answer(wanted, found), inf_nan_mode="null")
 
-    async def _counted(self, session: Any, where: Where) -> int:
+    def _counted(self, session: Session, where: Where) -> int:
         statement = self._count if where is None else self._count.where(where)
-        return int((await session.execute(statement)).scalar_one())
+        return int(session.execute(statement).scalar_one())
 
     def _chosen(self, text: str | None) -> tuple[str, ...]:
         """The fields to show: those that `select` names, or all that are readable."""
         return tuple(names("select", text, self._readable)) or tuple(self._readable)
 
-    def _one(self, shown: Sequence[str]) -> Select[Any]:
+    def _columns(self, shown: Sequence[str]) -> list[ColumnElement[Any]]:
+        return [self._readable[name].column.label(name) for name in shown]
+
+    def _one(self, shown: tuple[str, ...]) -> Select[Any]:
         """One row with what it takes to tag it: its version, or everything that clients may see."""
+        kept = self._ones.get(shown)
+        if kept is not None:
+            return kept
         if self._version is None:
             columns = self._columns(tuple(self._readable))
         else:
             columns = [*self._columns(shown), self._version.column.label("concave_version")]
-        return select(*columns).where(self._schema.key.condition)
-
-    def _columns(self, shown: Sequence[str]) -> list[ColumnElement[Any]]:
-        return [self._readable[name].column.label(name) for name in shown]
+        made = select(*columns).where(self._schema.key.condition)
+        _keep(self._ones, shown, made)
+        return made
 
     def _page(
         self, shown: tuple[str, ...], ordering: Ordering, after: Sequence[Any] | None, where: Where
@@ -172,13 +182,23 @@ class Reading:
         ]
         made = page_statement(self._columns(shown), ordering, nulls=nulls, where=where, shown=same)
         if where is None:
-            self._pages[shape] = made
-            if len(self._pages) > KEPT_STATEMENTS:
-                self._pages.popitem(last=False)
+            _keep(self._pages, shape, made)
         return made
 
-    def _row(self, row: Row[Any], shown: Sequence[str]) -> dict[str, Any]:
-        return self._schema.row_of(dict(zip(shown, row, strict=False)))
+    def _presented(self, shown: tuple[str, ...]) -> Presenter:
+        kept = self._presenters.get(shown)
+        if kept is None:
+            zoned = self._schema.zoned if self._transactions.dialect == "sqlite" else ()
+            kept = presenter(shown, zoned=zoned, binary=self._schema.binary)
+            _keep(self._presenters, shown, kept)
+        return kept
+
+
+def _keep(statements: OrderedDict[Any, Any], shape: Any, statement: Any) -> None:
+    """Keep a statement for the next request of the same shape, and the oldest no longer: clients choose the shapes."""
+    statements[shape] = statement
+    if len(statements) > KEPT_STATEMENTS:
+        statements.popitem(last=False)
 
 
 def _is_plain(kind: TypeEngine[Any]) -> bool:

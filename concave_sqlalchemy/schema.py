@@ -15,6 +15,7 @@ from sqlalchemy import JSON, DateTime, LargeBinary, RowMapping, null
 from concave_sqlalchemy.fields import ResourceField, bare_type
 from concave_sqlalchemy.keys import Key
 from concave_sqlalchemy.policy import Allowed
+from concave_sqlalchemy.presenting import as_json
 from concave_sqlalchemy.problems import Problem, invalid
 
 __all__ = ["Body", "BodyModel", "RowSchema", "Validated"]
@@ -140,15 +141,11 @@ class RowSchema:
 
     def to_json(self, row: Mapping[str, Any]) -> bytes:
         """A row as clients see it: what is readable of it."""
-        return _json(self._presented(row))
+        return as_json(self._presented(row))
 
     def shown(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Some fields of a row as clients see them, before they are JSON."""
         return self._presented(self.row_of(row))
-
-    def page_to_json(self, page: Mapping[str, Any]) -> bytes:
-        """A page with its rows in ``items``."""
-        return _json({**page, "items": [self._presented(row) for row in page["items"]]})
 
     def _presented(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.hidden:
@@ -156,11 +153,6 @@ class RowSchema:
         # The standard alphabet, which every client's decoder takes.
         given = [name for name in self.binary if row.get(name) is not None]
         return {**row, **{name: b64encode(row[name]).decode() for name in given}} if given else row
-
-
-def _json(value: Any) -> bytes:
-    # JSON has no NaN, and an answer must never fail for a value: its row is committed by then.
-    return to_json(value, bytes_mode="base64", inf_nan_mode="null", fallback=str)
 
 
 def _model(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import StaticPool, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
 
 from concave.errors import ConfigurationError
 from concave_sqlalchemy.problems import Problem
 
 __all__ = ["Transactions"]
+
+Result = TypeVar("Result")
 
 GATE_PATIENCE = 30.0
 """Seconds that a writer waits for its turn: less than for ever, since a hook may wait for a write of its own app."""
@@ -58,14 +61,19 @@ class Transactions:
             if guard is not None:
                 guard.lift()
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncGenerator[AsyncSession]:
-        """A transaction that reads."""
-        async with self._sessions() as session:
-            # Only where all sessions share one connection (SQLite in memory) would a reader meet a writer's transaction.
-            gate = self._gate(session) if isinstance(_pool(session), StaticPool) else _open_gate()
-            async with gate, session.begin():
-                yield session
+    async def read(self, work: Callable[[Session], Result]) -> Result:
+        """What `work` reads, in a transaction of its own.
+
+        It runs in one go, in one greenlet: a greenlet for each call of a driver, and a task to close the session, would cost more
+        than the query. The transaction ends as its connection goes back to the pool, which rolls back: a COMMIT before that would be
+        a round trip for nothing.
+        """
+        session = self._sessions()
+        # Only where all sessions share one connection (SQLite in memory) would a reader meet a writer's transaction.
+        if isinstance(_pool(session), StaticPool):
+            async with self._gate(session):
+                return cast("Result", await session.run_sync(_read_and_close, work))
+        return cast("Result", await session.run_sync(_read_and_close, work))
 
     async def _begin(self, session: AsyncSession) -> None:
         if session.get_bind().dialect.name == "sqlite":
@@ -96,6 +104,13 @@ class _CommitGuard:
             raise RuntimeError(
                 "a hook must not commit: the resource does, with the row and its tasks together"
             )
+
+
+def _read_and_close(session: Session, work: Callable[[Session], Result]) -> Result:
+    try:
+        return work(session)
+    finally:
+        session.close()
 
 
 @asynccontextmanager

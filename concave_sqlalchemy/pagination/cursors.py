@@ -30,6 +30,8 @@ SIGNATURE: Final = 16
 
 PROCESS_SECRET: Final = secrets.token_bytes(32)
 
+ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 MICROSECOND = dt.timedelta(microseconds=1)
 
 
@@ -97,7 +99,7 @@ class Cursors:
 
 
 def _dumped(value: list[Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return ENCODER.encode(value).encode()
 
 
 def _text(raw: bytes) -> str:

@@ -1,0 +1,49 @@
+"""Rows as they come from the database → JSON as clients see it, with as little in between as there can be."""
+
+from __future__ import annotations
+
+import datetime as dt
+from base64 import b64encode
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeAlias
+
+from pydantic_core import to_json
+
+__all__ = ["Presenter", "as_json", "presenter"]
+
+Presenter: TypeAlias = Callable[[Sequence[Any]], dict[str, Any]]
+"""A row's values, in order → what `as_json` takes. Values beyond those that are shown are left out."""
+
+
+def presenter(shown: Sequence[str], *, zoned: Collection[str], binary: Collection[str]) -> Presenter:
+    """What shows rows of these fields. `zoned`: moments that the database has lost the zone of, which is UTC. `binary`: bytes."""
+    names = tuple(shown)
+    special: list[tuple[str, Callable[[Any], Any]]] = [(name, _in_utc) for name in names if name in zoned]
+    special += [(name, _in_base64) for name in names if name in binary]
+
+    def plain(row: Sequence[Any]) -> dict[str, Any]:
+        return dict(zip(names, row, strict=False))
+
+    def changed(row: Sequence[Any]) -> dict[str, Any]:
+        found = dict(zip(names, row, strict=False))
+        for name, change in special:
+            found[name] = change(found[name])
+        return found
+
+    return changed if special else plain
+
+
+def as_json(value: Any) -> bytes:
+    """JSON, whatever is in it: it has no NaN, and an answer must never fail for a value, since its row is committed by then."""
+    return to_json(value, bytes_mode="base64", inf_nan_mode="null", fallback=str)
+
+
+def _in_utc(moment: Any) -> Any:
+    # What is written through a resource is in UTC.
+    is_naive = isinstance(moment, dt.datetime) and moment.tzinfo is None
+    return moment.replace(tzinfo=dt.UTC) if is_naive else moment
+
+
+def _in_base64(value: Any) -> Any:
+    # The standard alphabet, which every client's decoder takes.
+    return value if value is None else b64encode(value).decode()
