@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos model bench bench-smoke check lint types format build clean
+.PHONY: help demo test chaos model bench bench-http bench-smoke check lint types format build clean
 
 help:
 	@echo 'make demo    serve examples/shop.py on port $(PORT); CONCAVE_KV_URL=redis://… puts its tasks on Redis'
@@ -18,6 +18,7 @@ help:
 	@echo 'make chaos   break processes and servers in every way we know and count, in the long form'
 	@echo 'make model   both stores beside a naive model of one, $(STEPS) steps each'
 	@echo 'make bench   ours beside its peers on one Redis (ARGS="--quick", "--only drain --peers SAQ")'
+	@echo 'make bench-http  the resource router beside a hand-written endpoint, FastCRUD and Advanced Alchemy'
 	@echo 'make bench-smoke  the counts among it that do not depend on the machine'
 	@echo 'make check   all checks: format, lint, types, imports, tests'
 	@echo 'make format  format the code and fix what ruff can fix'
@@ -45,6 +46,10 @@ model: .venv/dev.stamp
 # Each peer gets an environment of its own under .bench/, and the report goes there too.
 bench: .venv/dev.stamp
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# The resource router beside a hand-written endpoint and other routers.
+bench-http: .venv/dev.stamp
+	$(BIN)/python -m benchmarks.http $(ARGS)
 
 # Counts that don't depend on the machine: commands and round trips a task, bytes a task, idling.
 bench-smoke: .venv/dev.stamp

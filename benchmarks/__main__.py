@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.catalogue import PEERS, Peer
+from benchmarks.catalogue import OURS, PEERS, Peer
 from benchmarks.environments import prepare
-from benchmarks.measures import drain, enqueue, growth, idle, latency, memory_store
+from benchmarks.measures import drain, enqueue, growth, idle, latency, memory_store, web_process
 from benchmarks.plan import FULL, QUICK, Measure, Scale
 from benchmarks.report import Report
 from benchmarks.running import carry_out
@@ -22,7 +22,7 @@ def main() -> None:
     for peer in peers:
         prepare(peer)
     with RedisServer() as server:
-        report = Report(options.out, options.name, server.binary)
+        report = Report(options.out, options.name, {"redis": server.binary}, (OURS, *PEERS))
         for measure in _measures(peers, server.url, scale):
             if not options.only or measure.key in options.only:
                 report.add(measure, carry_out(measure, options.rounds or scale.rounds))
@@ -37,6 +37,7 @@ def _measures(peers: Sequence[Peer], url: str, scale: Scale) -> list[Measure]:
         *idle.measures(peers, url, scale),
         *growth.measures(url, scale),
         *memory_store.measures(scale),
+        *web_process.measures(url),
     ]
 
 

@@ -5,7 +5,7 @@ import sys
 import venv
 from pathlib import Path
 
-from benchmarks.catalogue import OURS, Peer
+from benchmarks.catalogue import Peer
 from tests.servers.process import ROOT
 
 __all__ = ["prepare", "python_of"]
@@ -14,17 +14,17 @@ FOLDER = ROOT / ".bench" / "venvs"
 
 
 def python_of(peer: Peer) -> Path:
-    """The interpreter that runs a peer's scripts; ours run in the environment that runs the benchmark."""
-    if peer.folder == OURS.folder:
+    """The interpreter that runs a peer's scripts; those without requirements run in the environment that runs the benchmark."""
+    if not _requirements(peer).exists():
         return Path(sys.executable)
     return FOLDER / peer.folder / "bin" / "python"
 
 
 def prepare(peer: Peer) -> None:
     """Make a peer's environment, unless it is there with these very requirements."""
-    if peer.folder == OURS.folder:
+    if not _requirements(peer).exists():
         return
-    wanted = (ROOT / "benchmarks" / "peers" / peer.folder / "requirements.txt").read_text()
+    wanted = _requirements(peer).read_text()
     home = FOLDER / peer.folder
     stamp = home / "installed.txt"
     if stamp.exists() and stamp.read_text() == wanted:
@@ -34,3 +34,7 @@ def prepare(peer: Peer) -> None:
     install = [str(python_of(peer)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, *wanted.split()], check=True)
     stamp.write_text(wanted)
+
+
+def _requirements(peer: Peer) -> Path:
+    return ROOT / "benchmarks" / "peers" / peer.folder / "requirements.txt"

@@ -16,7 +16,7 @@ from benchmarks.peers.record import HEAD, align, size_of
 from tests.servers import LoggedProcess, ServerError
 from tests.servers.process import ROOT
 
-__all__ = ["Worker", "produce", "worker"]
+__all__ = ["Worker", "environment_of", "produce", "worker"]
 
 
 def cpu_of(pid: int) -> float:
@@ -32,7 +32,7 @@ def produce(
     command = [str(python_of(peer)), str(_script(peer, "producer")), way, str(count)]
     done = subprocess.run(
         command,
-        env=_environment(peer, url, env),
+        env=environment_of(peer, url, env),
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -102,7 +102,7 @@ def worker(
         settings = {"BENCH_RECORD": file.name, "BENCH_TASKS": str(tasks), "BENCH_TIMES": "1" if times else ""}
         process = LoggedProcess(
             [str(python_of(peer)), str(_script(peer, "worker"))],
-            env=_environment(peer, url, {**settings, **(env or {})}),
+            env=environment_of(peer, url, {**settings, **(env or {})}),
             cwd=ROOT,
         )
         try:
@@ -117,6 +117,7 @@ def _script(peer: Peer, role: str) -> Path:
     return ROOT / "benchmarks" / "peers" / peer.folder / f"{role}.py"
 
 
-def _environment(peer: Peer, url: str, env: Mapping[str, str] | None) -> dict[str, str]:
+def environment_of(peer: Peer, url: str, env: Mapping[str, str] | None) -> dict[str, str]:
+    """The variables that a peer's process is told its work by."""
     own = {"BENCH_URL": url, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
     return {**os.environ, **own, **peer.env, **(env or {})}

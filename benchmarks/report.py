@@ -3,12 +3,12 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.catalogue import OURS, PEERS
+from benchmarks.catalogue import Peer
 from benchmarks.plan import Measure, Result
 
 __all__ = ["Report"]
@@ -17,16 +17,17 @@ __all__ = ["Report"]
 class Report:
     """Written anew after each measure, so that a run cut short leaves what it had."""
 
-    def __init__(self, folder: Path, name: str, server: str) -> None:
+    def __init__(self, folder: Path, name: str, about: Mapping[str, str], peers: Iterable[Peer]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.markdown = folder / f"{name}.md"
         self._json = folder / f"{name}.json"
         self._about = {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
-            "redis": server,
+            **about,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         }
+        self._peers = list(peers)
         self._done: list[tuple[Measure, Result]] = []
 
     def add(self, measure: Measure, result: Result) -> None:
@@ -62,7 +63,7 @@ class Report:
             "\n".join(["| measure | must reach | measured | |", "|---|---|---|---|", *self._goals()])
         )
         parts += [_table(measure, result) for measure, result in self._done]
-        notes = [f"- {peer.name}: {peer.note}" for peer in (OURS, *PEERS)]
+        notes = [f"- {peer.name}: {peer.note}" for peer in self._peers]
         parts.append("## How each is set up\n\n" + "\n".join(notes))
         return "\n\n".join(parts) + "\n"
 

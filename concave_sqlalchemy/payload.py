@@ -26,7 +26,8 @@ class NewerError(ValueError):
 
 
 class _Payload(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    # Built when it is first used: most processes never sweep up a row, and all would wait for it at their start.
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True)
 
     v: int = VERSION
     id: Text

@@ -31,8 +31,6 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from croniter import croniter
-
 from concave.errors import InvalidScheduleError
 
 __all__ = ["CronPattern", "first_slot_after", "last_slot_until", "load_zone", "read_cron"]
@@ -110,6 +108,9 @@ def read_cron(expression: str) -> CronPattern:
     """
     _refuse_what_is_ambiguous(expression)
     try:
+        # A web process without schedules has no use for it, nor for its import's time.
+        from croniter import croniter
+
         # The start time only keeps croniter from reading the clock.
         parsed = croniter(expression, 0.0)
     except (ValueError, TypeError, LookupError) as error:

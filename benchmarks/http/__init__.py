@@ -1,0 +1,1 @@
+"""The resource router beside a hand-written endpoint and other routers: `python -m benchmarks.http`."""
