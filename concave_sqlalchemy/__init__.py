@@ -2,6 +2,7 @@
 
 from concave_sqlalchemy.enqueue import enqueue_in
 from concave_sqlalchemy.filters import FilterOperator
+from concave_sqlalchemy.openapi.apps import extend_openapi, openapi_route
 from concave_sqlalchemy.policy import Fields
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.resource import Resource, use_resource
@@ -18,6 +19,8 @@ __all__ = [
     "Scopes",
     "create_outbox_tables",
     "enqueue_in",
+    "extend_openapi",
     "metadata",
+    "openapi_route",
     "use_resource",
 ]

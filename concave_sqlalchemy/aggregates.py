@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import decimal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from concave_sqlalchemy.policy import Allowed
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.schema import RowSchema
 
-__all__ = ["PARAMETERS", "Aggregates", "Wanted"]
+__all__ = ["PARAMETERS", "Aggregates", "Wanted", "aggregable"]
 
 FUNCTIONS: Final = ("sum", "avg", "min", "max")
 PARAMETERS: Final = frozenset({"count", "filter", "groupBy", *FUNCTIONS})
@@ -33,6 +33,15 @@ class Wanted:
     values: dict[str, list[str]]
 
 
+def aggregable(fields: Iterable[ResourceField]) -> Mapping[str, list[ResourceField]]:
+    """Which of these fields are fit for which parameter."""
+    kinds = [(field, kind_of(field)) for field in fields]
+    numbers = [field for field, kind in kinds if kind is Kind.NUMBER]
+    ordered = [field for field, kind in kinds if kind in {Kind.NUMBER, Kind.TEXT, Kind.MOMENT}]
+    groups = [field for field, kind in kinds if kind is not Kind.OPAQUE]
+    return {"groupBy": groups, "sum": numbers, "avg": numbers, "min": ordered, "max": ordered}
+
+
 class Aggregates:
     """Aggregates of one table: sums and averages of numbers, least and greatest of numbers, texts, dates and times."""
 
@@ -40,15 +49,9 @@ class Aggregates:
         self._table = table
         self._schema = schema
         self._dialect = dialect
-        self._groupable = {f.name: f for f in allowed.filterable if kind_of(f) is not Kind.OPAQUE}
-        readable = {field.name: field for field in allowed.readable}
-        numbers = {name: field for name, field in readable.items() if kind_of(field) is Kind.NUMBER}
-        ordered = {
-            name: field
-            for name, field in readable.items()
-            if kind_of(field) in {Kind.NUMBER, Kind.TEXT, Kind.MOMENT}
-        }
-        self._fields = {"sum": numbers, "avg": numbers, "min": ordered, "max": ordered}
+        self._groupable = {field.name: field for field in aggregable(allowed.filterable)["groupBy"]}
+        fit = aggregable(allowed.readable)
+        self._fields = {each: {field.name: field for field in fit[each]} for each in FUNCTIONS}
 
     def read(self, query: Mapping[str, str]) -> Wanted:
         """What query parameters ask for; 400 for a field that is unknown or not fit for it, and where nothing is asked."""
@@ -68,7 +71,9 @@ class Aggregates:
         if wanted.count:
             columns.append(func.count())
         for function, fields in wanted.values.items():
-            columns += [_aggregate(function, self._fields[function][name]) for name in fields]
+            columns += [
+                _aggregate(function, self._fields[function][name], dialect=self._dialect) for name in fields
+            ]
         labelled = [column.label(f"concave_{at}") for at, column in enumerate(columns)]
         statement = select(*labelled).select_from(self._table)
         if where is not None:
@@ -105,13 +110,21 @@ class Aggregates:
             return value
         # The sum of big integers is a numeric in PostgreSQL.
         is_whole = isinstance(bare_type(self._fields["sum"][name].column.type), types.Integer)
+        if is_whole and isinstance(value, str):
+            high, _, low = value.partition(",")
+            return (int(high) << 32) + int(low)
         return int(value) if is_whole and isinstance(value, decimal.Decimal) else value
 
 
-def _aggregate(function: str, field: ResourceField) -> ColumnElement[Any]:
+def _aggregate(function: str, field: ResourceField, *, dialect: str) -> ColumnElement[Any]:
     column: ColumnElement[Any] = field.column
     bare = bare_type(column.type)
     match function:
+        case "sum" if isinstance(bare, types.Integer) and dialect == "sqlite":
+            # Its sum of integers fails beyond 64 bits. In halves of 32 it doesn't, and Python puts them together.
+            halves = (func.sum(column.op(">>")(32)), func.sum(column.op("&")(2**32 - 1)))
+            high, low = (cast(half, types.String()) for half in halves)
+            return high.concat(",").concat(low)
         case "sum" if isinstance(bare, types.Integer):
             return func.sum(column, type_=types.NullType())
         case "sum":

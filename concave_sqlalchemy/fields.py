@@ -9,9 +9,9 @@ import enum
 import uuid
 from base64 import b64decode
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, NaiveDatetime
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, NaiveDatetime, WithJsonSchema
 from sqlalchemy import Column, Table, UniqueConstraint, inspect, types
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.exc import UnmappedColumnError
@@ -19,6 +19,14 @@ from sqlalchemy.orm.exc import UnmappedColumnError
 from concave.errors import ConfigurationError
 
 __all__ = ["ResourceField", "bare_type", "fields_of", "is_unique", "table_of"]
+
+# What values look like in JSON, where Pydantic would say less, or something else.
+BASE64: Final = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "pattern": "^([A-Za-z0-9+/_-]{4})*([A-Za-z0-9+/_-]{2}==|[A-Za-z0-9+/_-]{3}=)?$",
+}
+LOCAL: Final = {"type": "string", "format": "date-time-local"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +137,13 @@ def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a tab
         case types.String():
             return _text(kind.length)
         case types.LargeBinary():
-            return Annotated[bytes, Field(max_length=kind.length), BeforeValidator(_bytes_of)]
+            return Annotated[
+                bytes, Field(max_length=kind.length), BeforeValidator(_bytes_of), WithJsonSchema(BASE64)
+            ]
         case types.DateTime():
-            return Annotated[AwareDatetime, AfterValidator(_in_utc)] if kind.timezone else NaiveDatetime
+            if not kind.timezone:
+                return Annotated[NaiveDatetime, WithJsonSchema(LOCAL)]
+            return Annotated[AwareDatetime, AfterValidator(_in_utc)]
         case types.ARRAY():
             return list[_type_of(kind.item_type) | None]  # type: ignore[misc]
         case types.JSON():
@@ -143,19 +155,43 @@ def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a tab
 
 
 def _integer(bits: int) -> Any:
-    return Annotated[int, Field(ge=-(2**bits), lt=2**bits)]
+    return Annotated[int, Field(ge=-(2**bits), lt=2**bits), BeforeValidator(_whole)]
+
+
+def _whole(value: Any) -> Any:
+    # In JSON, 1.0 is the whole number 1; some languages write it so.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _numeric(kind: types.Numeric[Any]) -> Any:
     if not kind.asdecimal:
         return Annotated[float, Field(allow_inf_nan=False)]
     return Annotated[
-        decimal.Decimal, Field(allow_inf_nan=False, max_digits=kind.precision, decimal_places=kind.scale)
+        decimal.Decimal,
+        Field(allow_inf_nan=False, max_digits=kind.precision, decimal_places=kind.scale),
+        WithJsonSchema(_digits(kind.precision, kind.scale), mode="validation"),
     ]
 
 
+def _digits(precision: int | None, scale: int | None) -> dict[str, Any]:
+    """A decimal in JSON: a text, or a number, which other programs may take for a float."""
+    scale = scale or 0 if precision is not None else scale
+    whole = "[0-9]{1,20}" if precision is None else f"[0-9]{{1,{max(precision - (scale or 0), 1)}}}"
+    part = "" if scale == 0 else f"(\\.[0-9]{{1,{20 if scale is None else scale}}})?"
+    number: dict[str, Any] = {"type": "number"}
+    if scale is not None:
+        number["multipleOf"] = 1 if scale == 0 else float(f"1e-{scale}")
+    if precision is not None:
+        bound = 10 ** (precision - (scale or 0))
+        number |= {"exclusiveMinimum": -bound, "exclusiveMaximum": bound}
+    return {"anyOf": [number, {"type": "string", "pattern": f"^[+-]?{whole}{part}$"}]}
+
+
 def _text(length: int | None) -> Any:
-    return Annotated[str, Field(max_length=length), AfterValidator(_without_nul)]
+    described = {"type": "string", "pattern": "^[^\\u0000]*$"} | (
+        {} if length is None else {"maxLength": length}
+    )
+    return Annotated[str, Field(max_length=length), AfterValidator(_without_nul), WithJsonSchema(described)]
 
 
 def _without_nul(value: str) -> str:

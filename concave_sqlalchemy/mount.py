@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from starlette.datastructures import URLPath
@@ -25,6 +26,8 @@ class ResourceRoute(Mount):
                 f"a resource is mounted at a path that starts with a slash, not {path!r}"
             )
         super().__init__(path, app=app, name=path.rstrip("/").rpartition("/")[2])
+        # A row's id may have a line feed in it, which a dot doesn't match by itself.
+        self.path_regex = re.compile(self.path_regex.pattern, re.DOTALL)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether a request is for this path or below it."""

@@ -28,6 +28,7 @@ from concave_sqlalchemy.filters import FilterOperator
 from concave_sqlalchemy.idempotency import Records
 from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
+from concave_sqlalchemy.openapi.document import Subject, described, document
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.pagination.cursors import Cursors
 from concave_sqlalchemy.pagination.request import flag, only, read_page_request
@@ -60,6 +61,7 @@ class Resource:
         reading: Reading,
         schema: RowSchema,
         outbox: Outbox,
+        subject: Subject,
         *,
         batches: Batches,
         upserts: Upserts,
@@ -76,6 +78,7 @@ class Resource:
         self._reading = reading
         self._schema = schema
         self._name = name
+        self._subject = subject
         self._user = user
         self._scopes = scopes
         self._default_limit = default_limit
@@ -87,6 +90,20 @@ class Resource:
     def mount(self, path: str) -> ResourceRoute:
         """A route that serves this resource at `path` and `path/`, and its rows below."""
         return ResourceRoute(path, self)
+
+    def openapi(
+        self, path: str | None = None, *, title: str | None = None, version: str = "1.0.0"
+    ) -> dict[str, Any]:
+        """The OpenAPI 3.1 document of this resource, as it is at `path`: by default ``/`` and the table's name.
+
+        For an app with all of its resources see `openapi_route`, and `extend_openapi` for FastAPI.
+        """
+        table = self._subject.table
+        return document(title or table, version, [self.described(f"/{table}" if path is None else path)])
+
+    def described(self, path: str) -> dict[str, Any]:
+        """The ``paths`` and ``components`` of this resource in an app's document."""
+        return described(self._subject, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -252,10 +269,11 @@ def use_resource(
     if max_batch < 1:
         raise ConfigurationError(f"max_batch must be at least 1, not {max_batch}")
     outbox = Outbox.of(session)
+    hooks = hooks or ResourceHooks()
     writing = _writing(
         found,
         schema,
-        hooks or ResourceHooks(),
+        hooks,
         outbox,
         version=allowed.version,
         require_if_match=require_if_match,
@@ -274,6 +292,16 @@ def use_resource(
         ),
         schema,
         outbox,
+        Subject(
+            found.name,
+            schema,
+            allowed,
+            default_limit,
+            max_limit,
+            may_be_refused=user is not None,
+            completes_create=hooks.on_before_create is not None,
+            completes_update=hooks.on_before_update is not None,
+        ),
         batches=Batches(writing, upserts, max_batch),
         upserts=upserts,
         name=found.fullname,

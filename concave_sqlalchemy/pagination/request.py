@@ -54,8 +54,10 @@ def only(query: QueryParams, known: Collection[str]) -> Mapping[str, str]:
 
 
 def names(parameter: str, text: str | None, known: Collection[str]) -> list[str]:
-    """``a,b`` as names of fields, each of them `known` and kept once; 400 otherwise."""
-    found = list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+    """``a,b`` as names of fields, each of them `known` and kept once; 400 otherwise. None is no name."""
+    if text is None:
+        return []
+    found = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in found:
         if name not in known:
             raise Problem(
