@@ -101,9 +101,10 @@ def _stretches(ordering: Ordering, nulls: Sequence[bool]) -> Iterator[_Stretch]:
     )
     for at in reversed(range(tail)):
         same, rest = _same(ordering[:at], nulls), [term.sort() for term in ordering[at + 1 :]]
-        for condition, is_null in _after(ordering[at], _parameter(ordering, at), is_null=nulls[at]):
-            # Of one that is NULL throughout there is nothing to order; without NULL, the plain order is an index's.
-            sorts = rest if is_null else [ordering[at].sort_without_null(), *rest]
+        # NULL on its own and values on their own are in an index's plain order. (NULL throughout is in any, but with less said
+        # PostgreSQL might look for NULLs in an index of the rest.)
+        sorts = [ordering[at].sort_without_null(), *rest]
+        for condition in _after(ordering[at], _parameter(ordering, at), is_null=nulls[at]):
             yield _Stretch([*same, condition], sorts)
 
 
@@ -134,16 +135,14 @@ def _same(terms: Sequence[Term], nulls: Sequence[bool]) -> list[ColumnElement[bo
     ]
 
 
-def _after(
-    term: Term, value: ColumnElement[Any], *, is_null: bool
-) -> Iterator[tuple[ColumnElement[bool], bool]]:
-    """The stretches of one field after a value, and which of them is all NULL. NULL is the greatest."""
+def _after(term: Term, value: ColumnElement[Any], *, is_null: bool) -> Iterator[ColumnElement[bool]]:
+    """The stretches of one field after a value. NULL is the greatest."""
     if term.descending:
-        yield (term.field.column.is_not(None) if is_null else term.comparable < value), False
+        yield term.field.column.is_not(None) if is_null else term.comparable < value
     elif not is_null:
-        yield term.comparable > value, False
+        yield term.comparable > value
         if term.nullable:
-            yield term.field.column.is_(None), True
+            yield term.field.column.is_(None)
 
 
 def _parameter(terms: Sequence[Term], at: int) -> ColumnElement[Any]:
