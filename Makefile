@@ -4,19 +4,21 @@ PYTHON ?= python3
 PORT   ?= 8000
 ARGS   ?=
 STEPS  ?= 20000
+REQUESTS ?= 50000
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos model bench bench-http bench-smoke check lint types format build clean
+.PHONY: help demo test chaos model hostile bench bench-http bench-smoke check lint types format build clean
 
 help:
 	@echo 'make demo    serve examples/shop.py on port $(PORT); CONCAVE_KV_URL=redis://… puts its tasks on Redis'
 	@echo 'make test    run every test, with coverage; needs no server and no Docker (ARGS="-k name" picks some)'
 	@echo 'make chaos   break processes and servers in every way we know and count, in the long form'
 	@echo 'make model   both stores beside a naive model of one, $(STEPS) steps each'
+	@echo 'make hostile  $(REQUESTS) hostile requests to a resource on each database'
 	@echo 'make bench   ours beside its peers on one Redis (ARGS="--quick", "--only drain --peers SAQ")'
 	@echo 'make bench-http  the resource router beside a hand-written endpoint, FastCRUD and Advanced Alchemy'
 	@echo 'make bench-smoke  the counts among it that do not depend on the machine'
@@ -42,6 +44,10 @@ chaos: .venv/dev.stamp
 # Both stores beside a naive model, for long. STEPS says how long: per store.
 model: .venv/dev.stamp
 	CONCAVE_MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -s tests/stores/test_model.py
+
+# Requests that mean no good, for Hypothesis to build: REQUESTS to each database.
+hostile: .venv/dev.stamp
+	CONCAVE_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s tests/sqlalchemy/test_hostile_requests.py
 
 # Each peer gets an environment of its own under .bench/, and the report goes there too.
 bench: .venv/dev.stamp
