@@ -6,10 +6,11 @@ import binascii
 import datetime as dt
 import decimal
 import enum
+import json
 import uuid
 from base64 import b64decode
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, NaiveDatetime, WithJsonSchema
 from sqlalchemy import Column, Table, UniqueConstraint, inspect, types
@@ -18,7 +19,10 @@ from sqlalchemy.orm.exc import UnmappedColumnError
 
 from concave.errors import ConfigurationError
 
-__all__ = ["ResourceField", "bare_type", "fields_of", "is_unique", "table_of"]
+__all__ = ["MAX_INTERVAL", "ResourceField", "bare_type", "fields_of", "is_unique", "table_of"]
+
+MAX_INTERVAL: Final = dt.timedelta(days=700_000)
+"""SQLite holds an interval as a moment that much after 1970, and the calendar ends."""
 
 # What values look like in JSON, where Pydantic would say less, or something else.
 BASE64: Final = {
@@ -70,7 +74,7 @@ def fields_of(table: Table, mapper: Mapper[Any] | None) -> list[ResourceField]:
 
 def bare_type(kind: types.TypeEngine[Any]) -> types.TypeEngine[Any]:
     """What a column's type is in the database, without the decorators around it."""
-    while isinstance(kind, types.TypeDecorator):
+    while isinstance(kind, types.TypeDecorator) and not isinstance(kind, types.Interval):
         kind = kind.impl_instance
     return kind
 
@@ -102,7 +106,7 @@ def _field(name: str, column: Column[Any], table: Table) -> ResourceField:
     return ResourceField(
         name=name,
         column=column,
-        type=(kind | None) if column.nullable and not column.primary_key else kind,
+        type=(kind | None) if column.nullable and not column.primary_key else _not_null(kind),
         computed=column.computed is not None or (identity is not None and bool(identity.always)),
         generated=(
             column.computed is not None
@@ -118,6 +122,8 @@ def _field(name: str, column: Column[Any], table: Table) -> ResourceField:
 def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a table, case by case)
     """The values that a column holds, bounded as PostgreSQL bounds them, so that both databases take the same."""
     match kind:
+        case types.Interval():  # which is a decorator, of SQLAlchemy's own
+            return Annotated[dt.timedelta, Field(ge=-MAX_INTERVAL, le=MAX_INTERVAL)]
         case types.TypeDecorator():
             return _type_of(kind.impl_instance)
         case types.Enum():
@@ -146,8 +152,10 @@ def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a tab
             return Annotated[AwareDatetime, AfterValidator(_in_utc)]
         case types.ARRAY():
             return list[_type_of(kind.item_type) | None]  # type: ignore[misc]
+        case types.Time():
+            return dt.time if kind.timezone else Annotated[dt.time, AfterValidator(_without_offset)]
         case types.JSON():
-            return Any
+            return Annotated[Any, AfterValidator(_finite)]
         case types.Uuid():
             return uuid.UUID if kind.as_uuid else _text(36)
         case _:
@@ -199,6 +207,33 @@ def _without_nul(value: str) -> str:
     if "\0" in value:
         raise ValueError("must not contain the character NUL")
     return value
+
+
+def _not_null(kind: Any) -> Any:
+    return Annotated[kind, AfterValidator(_something)] if Any in get_args(kind) else kind
+
+
+def _something(value: Any) -> Any:
+    if value is None:
+        raise ValueError("must not be null")
+    return value
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no limits to its numbers, and PostgreSQL's reader no infinity.
+    try:
+        json.dumps(value, allow_nan=False)
+    except TypeError:
+        return value  # a hook's own object, which the column's serializer may know
+    except ValueError:
+        raise ValueError("must not hold numbers that are too large") from None
+    return value
+
+
+def _without_offset(time: dt.time) -> dt.time:
+    if time.tzinfo is not None:
+        raise ValueError("must not have an offset: the column has no time zone")
+    return time
 
 
 def _in_utc(moment: dt.datetime) -> dt.datetime:

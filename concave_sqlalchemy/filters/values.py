@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import types
 
-from concave_sqlalchemy.fields import ResourceField, bare_type
+from concave_sqlalchemy.fields import MAX_INTERVAL, ResourceField, bare_type
 
 __all__ = ["Kind", "kind_of", "read_flag", "read_length", "reader_of"]
 
@@ -43,8 +43,6 @@ TIME = re.compile(r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?")
 UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[0-9A-Fa-f]{32}")
 FLAGS = {"true": True, "false": False, "1": True, "0": False}
 MAX_EXPONENT: Final = 1000
-MAX_DAYS: Final = 700_000
-"""SQLite holds an interval as a moment that much after 1970, and the calendar ends."""
 
 
 def kind_of(field: ResourceField) -> Kind:
@@ -199,6 +197,6 @@ def _interval(text: str) -> dt.timedelta:
         value = _DURATION.validate_strings(text)
     except ValidationError:
         raise ValueError("a duration is expected, as in P1DT12H") from None
-    if abs(value) > dt.timedelta(days=MAX_DAYS):
+    if abs(value) > MAX_INTERVAL:
         raise ValueError("the duration is out of range")
     return value

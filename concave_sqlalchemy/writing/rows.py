@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Table, bindparam, case, insert, literal, select
+from sqlalchemy import Float, RowMapping, Table, bindparam, case, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.types import TypeEngine
 
 from concave.hooks import Row
 from concave_sqlalchemy.etags import changed
@@ -31,6 +32,7 @@ class Rows:
         self._key = schema.key
         columns = [field.column.label(field.name) for field in schema.fields]
         self._columns = columns
+        self._floats = [field.name for field in schema.fields if _is_float(field.column.type)]
         self._lock = select(*columns).where(schema.key.condition).with_for_update()
         self._lock_all = select(*columns).order_by(*schema.key.columns).with_for_update()
         self._insert = insert(table).returning(*columns)
@@ -50,7 +52,7 @@ class Rows:
         # In one order for all: two batches of the same rows wait for each other, and never each for the other's half.
         statement = self._lock_all if where is None else self._lock_all.where(where)
         found = (await session.execute(statement.limit(limit))).mappings().all()
-        return [self._schema.row_of(row) for row in found]
+        return [self._row(row) for row in found]
 
     async def locked_with(
         self, session: AsyncSession, values: Mapping[str, Any], *, where: Where
@@ -64,7 +66,7 @@ class Rows:
         statement = self._lock_all.where(*conditions)
         found = await session.execute(statement if where is None else statement.where(where))
         row = found.mappings().one_or_none()
-        return None if row is None else self._schema.row_of(row)
+        return None if row is None else self._row(row)
 
     async def insert_unless_there(
         self, session: AsyncSession, data: Mapping[str, Any], fields: Sequence[ResourceField]
@@ -78,7 +80,7 @@ class Rows:
             .returning(*self._columns)
         )
         found = (await session.execute(statement)).mappings().one_or_none()
-        return None if found is None else self._schema.row_of(found)
+        return None if found is None else self._row(found)
 
     def _numbered(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._version is None or self._version.has_default:
@@ -121,10 +123,22 @@ class Rows:
         found = (await session.execute(statement.where(self._same), parameters)).mappings().one_or_none()
         if found is None:
             raise changed()
-        return self._schema.row_of(found)
+        return self._row(found)
 
     async def _one(self, session: AsyncSession, statement: Any, key: KeyValue = ()) -> Row:
         found = (await session.execute(statement, self._key.parameters(key))).mappings().one_or_none()
         if found is None:
             raise Problem(404, "there is no such row")
-        return self._schema.row_of(found)
+        return self._row(found)
+
+    def _row(self, found: RowMapping) -> Row:
+        row = self._schema.row_of(found)
+        for name in self._floats:
+            # SQLite's RETURNING gives 2 for the 2.0 that a SELECT will give: another JSON, and another ETag.
+            if type(row[name]) is int:
+                row[name] = float(row[name])
+        return row
+
+
+def _is_float(kind: TypeEngine[Any]) -> bool:
+    return isinstance(kind, Float) and not kind.asdecimal
