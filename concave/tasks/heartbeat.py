@@ -24,6 +24,8 @@ __all__ = ["BLOCKED_GRACE", "Heartbeat"]
 
 log = logging.getLogger("concave.worker")
 
+NAMED = 10
+"""Tasks that a warning names: first the one that blocks, where it is one of them."""
 BLOCKED_GRACE = 10.0
 """Seconds past a task's timeout for which its lease is held while the loop is blocked."""
 
@@ -116,11 +118,15 @@ class Heartbeat:
         call_on(self._loop, self._answer)
         if not blocked or not runs:
             return runs
+        # Seen from this thread: the task that its loop is at just now.
+        at = asyncio.current_task(self._loop)
+        runs.sort(key=lambda run: run.task is not at)
+        named = ", ".join(f"{run.definition.name} ({run.lease.task.id})" for run in runs[:NAMED])
+        more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
         log.warning(
-            "the event loop has been blocked for at least %.1f s; running: %s",
-            self._every,
-            ", ".join(sorted({f"{run.definition.name} ({run.lease.task.id})" for run in runs})),
-        )
+            "the event loop has been blocked for at least %.1f s, now by %s; running: %s%s",
+            self._every, "a callback" if at is None else at.get_name(), named, more,
+        )  # fmt: skip
         now = self._clock.monotonic()
         return [
             run

@@ -57,6 +57,8 @@ def create_task_worker(
 
     Raises `ConfigurationError` for an option that can't be.
     """
+    if not isinstance(registry, TaskRegistry):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"a worker takes a registry, TaskRegistry([task, …]), not {registry!r}")
     lease = micros(lock_ttl, "lock_ttl", minimum=0.01) / 1_000_000
     beat = seconds(heartbeat, "heartbeat", minimum=0.001)
     if beat > lease / 2:

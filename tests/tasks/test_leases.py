@@ -56,13 +56,24 @@ async def test_a_blocked_loop_keeps_its_lease_for_three_leases_and_the_log_names
             spied.script.called_in_thread("extend", beat)
         return ctx.attempt
 
+    napping, enough = list[str](), asyncio.Event()
+
+    @define_task(name="napper")
+    async def napper(ctx: TaskContext) -> None:
+        napping.append(ctx.task_id)
+        await enough.wait()
+
     with caplog.at_level(logging.WARNING):
-        async with working(spied, blocker):
+        async with working(spied, blocker, napper, concurrency=20):
+            await scheduler.enqueue_many(napper, [None] * 11)
+            await until(lambda: len(napping) == 11)
             task_id = await scheduler.enqueue(blocker)
             task = await ended(timed_kv, task_id)
+            enough.set()
     assert (task.status, task.result, task.crashes) == ("completed", 1, 0)
-    assert "the event loop has been blocked for at least 10.0 s" in caplog.text
-    assert f"blocker ({task_id})" in caplog.text
+    told = "the event loop has been blocked for at least 10.0 s, now by concave-task-blocker; running: "
+    assert f"{told}blocker ({task_id}), napper (" in caplog.text
+    assert " and 2 more" in caplog.text
 
 
 async def test_a_loop_that_stays_blocked_past_timeout_and_grace_is_a_dead_worker(

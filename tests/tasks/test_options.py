@@ -2,7 +2,7 @@
 
 import functools
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -218,6 +218,12 @@ def test_a_worker_that_cannot_be(options: dict[str, Any]) -> None:
     kv: Any = None
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         create_task_worker(kv, TaskRegistry(), **options)
+
+
+def test_a_worker_takes_a_registry() -> None:
+    nothing: Any = None
+    with pytest.raises(ConfigurationError, match=r"TaskRegistry\(\[task, …\]\), not \[\]"):
+        create_task_worker(nothing, cast("Any", []))
 
 
 # Submissions ------------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from concave.store.records import Complete, Lease, NewTask, Settlement
 from concave.tasks.outcomes import Outcome, Outcomes
 from tests.tasks.support import ScriptedKV, WatchedClock, claim, ended, found, logged, time_passing, working
 
+FOR_GOOD = 1_000_000
+"""Seconds of a lease that a fake clock, which runs while the store takes its time, is not to end."""
 AWAY = StoreUnavailableError("away")
 ERRORS = [AWAY, StoreFullError("full"), StoreError("odd"), RuntimeError("a bug"), OSError("a driver's own")]
 
@@ -52,7 +54,7 @@ async def test_an_outcome_is_sent_again_and_its_handler_not_run_again(
     ran: list[str] = []
     once, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
     spied.script.fail("settle", error, times=4, carried_out=carried_out)
-    async with working(spied, once) as worker, time_passing(clock):
+    async with working(spied, once, lock_ttl=FOR_GOOD) as worker, time_passing(clock):
         task_id = await scheduler.enqueue(once)
         task = await ended(timed_kv, task_id)
         await spied.script.called("settle", 5)
@@ -72,7 +74,7 @@ async def test_a_claim_without_an_answer_is_sent_again_with_its_nonce(
     once, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
     ids = await scheduler.enqueue_many(once, [None] * 3)
     spied.script.fail("claim", AWAY, times=3, carried_out=True)
-    async with working(spied, once), time_passing(clock):
+    async with working(spied, once, lock_ttl=FOR_GOOD), time_passing(clock):
         tasks = [await ended(timed_kv, task_id) for task_id in ids]
     nonces = [wanted.nonce for verb, wanted in spied.script.arguments if verb == "claim"]
     assert len(set(nonces[:4])) == 1
@@ -87,7 +89,7 @@ async def test_a_claim_that_was_lost_with_a_settlement_is_answered_too(
     once, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
     ids = await scheduler.enqueue_many(once, [None] * 3)
     spied.script.fail("settle", AWAY, times=2, carried_out=True)
-    async with working(spied, once, concurrency=1), time_passing(clock):
+    async with working(spied, once, concurrency=1, lock_ttl=FOR_GOOD), time_passing(clock):
         tasks = [await ended(timed_kv, task_id) for task_id in ids]
     assert sorted(ran) == sorted(ids)
     assert {(task.status, task.crashes) for task in tasks} == {("completed", 0)}
