@@ -78,7 +78,7 @@ class JsonCodec(Generic[T]):
     def _dump(self, checked: T) -> bytes:
         """Models, dates, UUIDs and the like become what Pydantic makes of them. ValueError for what JSON can't hold."""
         if self._typed:
-            data = self._adapter.dump_json(checked, by_alias=True, warnings="error")
+            data = self._adapter.serializer.to_json(checked, by_alias=True, warnings="error")
         else:
             data = to_json(checked, inf_nan_mode="constants")
         # JSON has neither NaN nor Infinity. Pydantic writes them as such, or as null. The cheap looks first: nearly no

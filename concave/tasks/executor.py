@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -36,6 +37,7 @@ class Run:
     __slots__ = (
         "cause",
         "context",
+        "deadline",
         "definition",
         "interruptible",
         "lease",
@@ -52,6 +54,7 @@ class Run:
         self.definition = definition
         self.context = context
         self.started = started
+        self.deadline = started + (definition.timeout or math.inf)
         self.task: asyncio.Task[None] | None = None
         self.timer: Timer | None = None
         self.cause: StopCause | None = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from concave.clock import Clock
+from concave.clock import Clock, Timer
 from concave.store.records import Complete, Decision, Die, Lease, Release, Retry
 from concave.tasks.context import Report, TaskContext
 from concave.tasks.define import TaskDefinition
@@ -45,6 +46,10 @@ class Runs:
         self._on_end = on_end
         # By identity: a task whose lease was lost may be claimed anew while its first run hasn't ended.
         self._running: dict[Run, None] = {}
+        # One timer for all timeouts, set to the earliest: most runs end long before theirs, and setting one costs as much
+        # as running a task.
+        self._next_deadline = math.inf
+        self._timer: Timer | None = None
         self.outcomes = Outcomes()
         self.processed = self.failed = 0
 
@@ -68,8 +73,8 @@ class Runs:
         )
         run = Run(lease, definition, context, self._clock.monotonic())
         self._running[run] = None
-        if definition.timeout is not None:
-            run.timer = self._clock.call_later(definition.timeout, partial(self._on_timeout, run))
+        if run.deadline < self._next_deadline:
+            self._time(run.deadline)
         run.task = asyncio.create_task(self._run(run), name=f"concave-task-{lease.task.name}")
         return run
 
@@ -121,6 +126,7 @@ class Runs:
             _cancel_timer(run)
             self.outcomes.add(run.lease, Release(), run)
         self._running.clear()
+        self._time(math.inf)
 
     async def _run(self, run: Run) -> None:
         decision = await execute(run, self._threads)
@@ -138,6 +144,20 @@ class Runs:
             self.processed += 1
         elif isinstance(decision, Die) or (isinstance(decision, Retry) and decision.failure is not None):
             self.failed += 1
+
+    def _time(self, deadline: float) -> None:
+        """Have the timer ring at `deadline`, or at none (inf)."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_deadline, self._timer = deadline, None
+        if deadline < math.inf:
+            self._timer = self._clock.call_later(deadline - self._clock.monotonic(), self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        now = self._clock.monotonic() + 1e-6  # what adding and subtracting may have rounded off
+        for run in [run for run in self._running if run.deadline <= now]:
+            self._on_timeout(run)
+        self._time(min((run.deadline for run in self._running if run.deadline > now), default=math.inf))
 
     def _on_timeout(self, run: Run) -> None:
         if run.stop("timeout", f"timeout after {run.definition.timeout:g} s"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msgpack import Unpacker, packb
+from msgpack import Packer, Unpacker, packb
 
 from concave.clock import Micros
 from concave.errors import StoreError
@@ -35,11 +35,16 @@ __all__ = [
     "pack_schedule",
     "packed_settlements",
     "packed_tasks",
+    "read_claimed",
     "read_record",
     "read_schedule",
 ]
 
 ENDED: dict[bytes, TaskStatus] = {b"c": "completed", b"d": "dead", b"x": "cancelled"}
+
+
+HEAD, SPEC = 7, 9
+"""Values in a record's head and in its spec."""
 
 
 class MalformedRecordError(StoreError):
@@ -90,6 +95,7 @@ def packed_settlements(settlements: Sequence[Settlement]) -> tuple[bytes, bytes,
     rows: list[Any] = []
     row_indexes: list[int] = []
     in_rows: set[str] = set()
+    packed = Packer(use_bin_type=False).pack  # making one costs more than what it does here
     for index, (lease, decision) in enumerate(settlements):
         task = lease.task
         # Columns are carried out before rows: of two decisions about one task the first counts, so they stay in order.
@@ -104,7 +110,7 @@ def packed_settlements(settlements: Sequence[Settlement]) -> tuple[bytes, bytes,
             ids.append(task.id)
             tokens.append(lease.token)
             created.append(str(task.created_at))
-            results.append(pack(decision.result))
+            results.append(packed(decision.result))
         else:
             in_rows.add(task.id)
             row_indexes.append(index)
@@ -147,15 +153,43 @@ def read_record(
 ) -> TaskRecord | None:
     """A record, or None where it has expired. Raises `MalformedRecordError` for what isn't one."""
     try:
-        return _read(task_id, data, now, run, progress)
+        return _read(task_id, _values(data), now, _run_of(run), progress)
     except Exception as error:  # whatever is wrong with the bytes, the reader is to learn just that
         raise MalformedRecordError(f"task {task_id!r}: not a record: {error}") from error
 
 
+def read_claimed(
+    ids: list[bytes], records: list[bytes], worker_id: str, now: Micros
+) -> list[TaskRecord | MalformedRecordError | None]:
+    """Records as they run from `now` on; None for what has expired, and an error for what isn't one."""
+    run = worker_id, now
+    try:
+        rows = _rows(records)
+        return [_read(task_id, row, now, run, None) for task_id, row in zip(ids, rows, strict=True)]
+    except Exception:  # noqa: BLE001  one of them, or how they run into each other
+        return [_one_claimed(task_id, data, now, run) for task_id, data in zip(ids, records, strict=True)]
+
+
+def _one_claimed(
+    task_id: bytes, data: bytes, now: Micros, run: tuple[str, Micros]
+) -> TaskRecord | MalformedRecordError | None:
+    try:
+        return _read(task_id, _values(data), now, run, None)
+    except Exception as error:  # noqa: BLE001  as in read_record
+        return MalformedRecordError(f"task {task_id!r}: not a record: {error}")
+
+
+def _run_of(entry: bytes | None) -> tuple[str, Micros] | None:
+    if entry is None:
+        return None
+    (worker, started_at), *_ = _values(entry[16:])
+    return worker.decode(), started_at
+
+
 def _read(
-    task_id: bytes, data: bytes, now: Micros, run: bytes | None, progress: bytes | None
+    task_id: bytes, values: list[Any], now: Micros, run: tuple[str, Micros] | None, progress: bytes | None
 ) -> TaskRecord | None:
-    head, spec, *events = _values(data)
+    head, spec, *events = values
     created, due, waits_for_retry, attempts_failed, crashes, interruptions, _ = head
     status: TaskStatus = "pending"
     if due > now:
@@ -182,8 +216,7 @@ def _read(
             reason = payload.decode() or None
     if run is not None:
         status = "running"
-        (worker, started_at), *_ = _values(run[16:])
-        worker_id = worker.decode()
+        worker_id, started_at = run
     elif ended_at is None and failures:
         worker_id = failures[-1].worker_id or None
     return TaskRecord(
@@ -251,6 +284,25 @@ def read_schedule(row: list[bytes]) -> ScheduleRecord:
         )  # fmt: skip
     except Exception as error:  # as in read_record
         raise MalformedRecordError(f"schedule {schedule_id!r}: not a record: {error}") from error
+
+
+def _rows(records: list[bytes]) -> list[list[Any]]:
+    """The values of many records, by one reader: a reader each costs as much as the reading.
+
+    Raises ValueError where a damaged one among them may have run into the next.
+    """
+    unpacker = Unpacker(raw=True)
+    unpacker.feed(b"\xc0".join(records) + b"\xc0")
+    rows: list[list[Any]] = [[]]
+    for value in unpacker:
+        if value is None:
+            rows.append([])
+        else:
+            rows[-1].append(value)
+    rest = rows.pop()
+    if rest or any(len(row) < 2 or len(row[0]) != HEAD or len(row[1]) != SPEC for row in rows):
+        raise ValueError("not records, all of them")
+    return rows
 
 
 def _values(data: bytes) -> list[Any]:

@@ -27,6 +27,7 @@ from concave.store.redis.codec import (
     pack,
     packed_settlements,
     packed_tasks,
+    read_claimed,
     read_record,
 )
 from concave.store.redis.locks import RedisLocks
@@ -191,18 +192,12 @@ def _packed_claim(claim: Claim) -> bytes:
 def _claimed(reply: list[Any], claim: Claim, now: Micros) -> Claimed:
     idle_for, *rows = reply
     leases: list[Lease] = []
-    for task_id, data in zip(rows[::2], rows[1::2], strict=True):
-        try:
-            task = read_record(task_id, data, now)
-        except MalformedRecordError as error:
+    for task in read_claimed(rows[::2], rows[1::2], claim.worker_id, now):
+        if isinstance(task, MalformedRecordError):
             # Its lease will run out, and whoever reaps it puts it aside.
-            log.error("claimed what nobody can run: %s", error)
-            continue
-        if task is not None:
-            running = task._replace(
-                status="running", attempt=task.attempt + 1, started_at=now, worker_id=claim.worker_id
-            )
-            leases.append(Lease(running, claim.nonce, task.crashes > 0))
+            log.error("claimed what nobody can run: %s", task)
+        elif task is not None:
+            leases.append(Lease(task, claim.nonce, task.crashes > 0))
     return Claimed(leases, None if idle_for < 0 else int(idle_for))
 
 
