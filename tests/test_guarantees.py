@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,12 @@ def test_each_promise_tells_its_limits_its_tests_and_its_faults(promise: str) ->
     assert "**Limits.**" in part
     assert "Tests: `" in part
     assert "\nFaults: `tests/chaos/" in part
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests" / "chaos").glob("test_*.py")), ids=lambda path: path.stem
+)
+def test_each_fault_is_named_by_the_promise_that_it_shows(path: Path) -> None:
+    faults = re.findall(r"^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert faults
+    assert {(f"tests/chaos/{path.name}", name) for name in faults} <= set(NAMED)
