@@ -49,8 +49,7 @@ def a_cluster() -> Generator[Group]:
 @contextmanager
 def a_sentinel() -> Generator[Group]:
     with SentinelServers() as servers:
-        # One: a sentinel waits for minutes before it tries a second failover of the same master.
-        yield Group(servers.url, servers.current_master, 1)
+        yield Group(servers.url, servers.current_master, sized(1, 3))
 
 
 @pytest.mark.timeout(900)

@@ -16,6 +16,8 @@ __all__ = ["ClusterServers", "SentinelServers"]
 SLOTS = 16_384
 NODE_TIMEOUT = "1000"
 """Milliseconds after which a silent server is taken for dead."""
+FAILOVER_TIMEOUT = "2000"
+"""Milliseconds."""
 
 
 class ClusterServers:
@@ -99,6 +101,8 @@ class SentinelServers:
             self.replica.process.wait_until(lambda: _is_in_step(self.replica), "in step with its master")
             _ask(self.sentinel, "SENTINEL", "MONITOR", self.NAME, "127.0.0.1", self.master.port, 1)
             _ask(self.sentinel, "SENTINEL", "SET", self.NAME, "down-after-milliseconds", NODE_TIMEOUT)
+            # Where it knows of no replica in step, it tries again after twice this time: six minutes, unless told otherwise.
+            _ask(self.sentinel, "SENTINEL", "SET", self.NAME, "failover-timeout", FAILOVER_TIMEOUT)
             self.sentinel.process.wait_until(self._knows_the_replica, "aware of the replica")
             self._stack = stack.pop_all()
         return self

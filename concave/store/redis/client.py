@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from redis.exceptions import (
 
 from concave.clock import Clock
 from concave.errors import StoreError, StoreFullError, StoreUnavailableError
-from concave.store.redis.script import load_script
+from concave.store.redis.script import Script, load_script
 
 __all__ = ["AT_ONCE", "RedisClient", "ScriptCaller", "heeding_cancellation", "mapped_errors"]
 
@@ -97,6 +97,10 @@ def _full(where: str) -> StoreFullError:
     return StoreFullError(f"{where} is out of memory and took nothing")
 
 
+def _is_of_a_replica(error: BaseException | None) -> bool:
+    return isinstance(error, ReadOnlyError) or "-READONLY " in str(error)
+
+
 AT_ONCE = 64
 """Calls under way at a time, at most; each has a connection of its own, and others wait for one."""
 
@@ -120,18 +124,34 @@ class ScriptCaller:
 
     async def call(self, name: str, *args: bytes | str | int) -> Any:
         """Run a verb's script. Sent again, once, with its source where the server doesn't know it."""
-        script = load_script(name)
         async with self._room:
-            moment = "" if self._clock is None else str(self._clock.now())
-            with heeding_cancellation(), mapped_errors(self._where):
-                try:
-                    return await self._client.execute_command(
-                        "EVALSHA", script.sha, 1, self._namespace, moment, *args
-                    )
-                except NoScriptError:
-                    return await self._client.execute_command(
-                        "EVAL", script.source, 1, self._namespace, moment, *args
-                    )
+            try:
+                with heeding_cancellation(), mapped_errors(self._where):
+                    return await self._execute(load_script(name), args)
+            except StoreUnavailableError as error:
+                if _is_of_a_replica(error.__cause__):
+                    await self._forget_connections()
+                raise
+
+    async def _execute(self, script: Script, args: Sequence[bytes | str | int]) -> Any:
+        moment = "" if self._clock is None else str(self._clock.now())
+        given = (1, self._namespace, moment, *args)
+        try:
+            return await self._client.execute_command("EVALSHA", script.sha, *given)
+        except NoScriptError:
+            return await self._client.execute_command("EVAL", script.source, *given)
+
+    async def _forget_connections(self) -> None:
+        """Close those that are idle, so that the next call connects to whatever its address leads to by then.
+
+        A master that has become a replica need not end its connections: they would be tried again and again. The driver
+        closes one behind sentinels, unless the error comes from within a script of Redis 6. A cluster's client has no
+        pool of its own, and is told by its nodes where to go.
+        """
+        pool: Any = getattr(self._client, "connection_pool", None)
+        if pool is not None:
+            with mapped_errors(self._where):
+                await pool.disconnect(inuse_connections=False)
 
     async def call_again(self, name: str, *args: bytes | str | int) -> Any:
         """`call`, tried once more where there was no answer: for verbs whose answer is the same the second time.
