@@ -7,9 +7,10 @@ every lifespan and worker process relays them without being told.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from concave.errors import TasksNotInitializedError
 from concave.tasks.registry import TaskRegistry
@@ -44,6 +45,7 @@ class Defaults:
 _stack: list[Defaults] = []
 _outboxes: WeakSet[Outbox] = WeakSet()
 _suspect_turn: WeakValueDictionary[str, object] = WeakValueDictionary()
+_kept_waiting: WeakKeyDictionary[object, Callable[[], object]] = WeakKeyDictionary()
 
 
 def initialize_tasks(kv: KV) -> TaskScheduler:
@@ -83,18 +85,29 @@ def announced_outboxes() -> list[Outbox]:
     return list(_outboxes)
 
 
-def take_suspect_turn(worker: object) -> bool:
+def take_suspect_turn(worker: object, tell: Callable[[], object]) -> bool:
     """Whether a worker is the one of this process that may run a task which has crashed before; it is until it ends its turn.
 
-    One per process, not per worker: it is the process that such a task takes down, with all that runs in it.
+    One per process, not per worker: it is the process that such a task takes down, with all that runs in it. A worker that
+    isn't is told, by `tell` and on the thread of the one that had the turn, when the turn has come free.
     """
-    return _suspect_turn.setdefault("turn", worker) is worker
+    if _suspect_turn.setdefault("turn", worker) is worker:
+        _kept_waiting.pop(worker, None)
+        return True
+    _kept_waiting[worker] = tell
+    return False
 
 
-def end_suspect_turn(worker: object) -> None:
-    """Let another worker have the turn, if this one has it."""
-    if _suspect_turn.get("turn") is worker:
-        del _suspect_turn["turn"]
+def end_suspect_turn(worker: object, *, used: bool) -> None:
+    """Let another worker have the turn, if this one has it; if it was `used` to run a task, tell those whom it kept waiting."""
+    if _suspect_turn.get("turn") is not worker:
+        return
+    del _suspect_turn["turn"]
+    if used:
+        waiting = list(_kept_waiting.values())
+        _kept_waiting.clear()
+        for tell in waiting:
+            tell()
 
 
 def _current() -> Defaults:

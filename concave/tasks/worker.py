@@ -30,7 +30,7 @@ from concave.tasks.registry import TaskRegistry
 from concave.tasks.runs import UNWIND, Runs
 from concave.tasks.scheduler import TaskScheduler
 from concave.tasks.sweeper import Sweeper
-from concave.tasks.threads import HandlerThreads
+from concave.tasks.threads import HandlerThreads, call_on
 
 __all__ = ["TaskWorker"]
 
@@ -82,6 +82,7 @@ class TaskWorker:
         two = concurrency >= TWO_LINES_FROM
         self._share = min(MAX_CLAIM, -(-concurrency // 2)) if two else MAX_CLAIM
         self._numbers = range(2 if two else 1)
+        self._had_suspects = False
         self._started = 0.0
         self._main: asyncio.Task[None] | None = None
         self._resources = AsyncExitStack()
@@ -113,6 +114,7 @@ class TaskWorker:
                 await self._open(resources)
                 self._resources = resources.pop_all()
             self._status, self._stopping = "running", False
+            self._had_suspects = False
             self._started = self._kv.clock.monotonic()
             self._main = asyncio.create_task(self._work(), name=f"concave-worker-{self.id}")
 
@@ -172,7 +174,7 @@ class TaskWorker:
                 line.wake.set()
             self._try_again.set()
             await main
-            end_suspect_turn(self)
+            end_suspect_turn(self, used=self._had_suspects)
             async with self._control:
                 if self._main is main:
                     self._main = None
@@ -252,14 +254,21 @@ class TaskWorker:
             limit=min(room, self._share),
             lease=round(self._lock_ttl * 1_000_000),
             nonce=secrets.token_hex(8),
-            suspects=int(alone and take_suspect_turn(self)),
+            suspects=int(alone and take_suspect_turn(self, self._wake_from_anywhere)),
             line=line.number,
         )
 
     def _share_suspect_turn(self) -> None:
         asked = any(line.unanswered is not None and line.unanswered.suspects for line in self._lines)
-        if self._runs.suspects == 0 and not asked:
-            end_suspect_turn(self)
+        if self._runs.suspects > 0:
+            self._had_suspects = True
+        elif not asked:
+            end_suspect_turn(self, used=self._had_suspects)
+            self._had_suspects = False
+
+    def _wake_from_anywhere(self) -> None:
+        if self._main is not None:  # another worker of this process may have another loop
+            call_on(self._main.get_loop(), self._wake)
 
     @property
     def _begins(self) -> bool:

@@ -170,6 +170,29 @@ async def test_tasks_that_crashed_a_worker_run_one_at_a_time(timed_kv: KV, clock
     assert (suspects.most, others.most) == (1, 3)
 
 
+async def test_a_worker_is_told_when_it_may_run_what_has_crashed_before(
+    timed_kv: KV, clock: FakeClock
+) -> None:
+    """One at a time in a process: who has to wait for another worker's doesn't wait for a look of its own as well."""
+    first, second = Gate(), Gate()
+    one, other = gated(first, "one"), gated(second, "other")
+    scheduler = TaskScheduler(timed_kv)
+    ids = [await scheduler.enqueue(one, 1), await scheduler.enqueue(other, 2)]
+    assert len(await claim(timed_kv, "one", "other", limit=2)) == 2
+    clock.advance(30)
+    spied = ScriptedKV(timed_kv)
+    async with working(timed_kv, one, poll_interval=3600):
+        await first.has_begun(1)
+        async with working(spied, other, poll_interval=3600):
+            await spied.script.called("claim", 1)
+            assert second.begun == []
+            await first.let_through()
+            await second.has_begun(1)  # the clock stands still
+            await second.let_through()
+            for task_id in ids:
+                assert (await ended(timed_kv, task_id)).status == "completed"
+
+
 async def test_a_worker_runs_as_many_as_it_may_and_more_when_there_is_room(timed_kv: KV) -> None:
     gate = Gate()
     task, scheduler = gated(gate), TaskScheduler(timed_kv)

@@ -174,14 +174,23 @@ async def test_a_sweep_that_is_under_way_is_finished(clock: WatchedClock) -> Non
 def test_the_turn_at_what_has_crashed_before_is_one_workers_at_a_time_and_not_kept_by_a_dead_one() -> None:
     class Worker: ...
 
-    first, second = Worker(), Worker()
-    assert take_suspect_turn(first)
-    assert take_suspect_turn(first)
-    end_suspect_turn(second)  # it isn't its to end
-    assert not take_suspect_turn(second)
-    end_suspect_turn(first)
-    assert take_suspect_turn(second)
+    first, second, told = Worker(), Worker(), list[str]()
+
+    def take(worker: object) -> bool:
+        return take_suspect_turn(worker, lambda: told.append("told"))
+
+    assert take(first)
+    assert take(first)
+    end_suspect_turn(second, used=True)  # it isn't its to end
+    assert not take(second)
+    end_suspect_turn(first, used=False)
+    assert told == []  # nobody has run anything that kept it waiting
+    assert take(second)
+    assert not take(first)
+    end_suspect_turn(second, used=True)
+    assert told == ["told"]
+    assert take(second)
     del second
     gc.collect()
-    assert take_suspect_turn(first)
-    end_suspect_turn(first)
+    assert take(first)
+    end_suspect_turn(first, used=False)
