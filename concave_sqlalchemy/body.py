@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
 from concave_sqlalchemy.merge_patch import MEDIA_TYPES
-from concave_sqlalchemy.problems import Problem
+from concave_sqlalchemy.problems import Problem, in_header
 
 __all__ = ["limited", "read_object"]
 
@@ -57,13 +57,11 @@ def _check_content_type(header: str, *, is_patch: bool) -> None:
         # A patch of another kind means something else by the same JSON.
         if media_type not in MEDIA_TYPES:
             accepted = ", ".join(MEDIA_TYPES)
-            raise Problem(
-                415,
-                f"a patch must be one of {accepted}",
-                headers={"accept": accepted, "accept-patch": accepted},
+            raise in_header(
+                415, "content-type", f"must be one of {accepted}", accept=accepted, accept_patch=accepted
             )
         return
     kind = media_type.rpartition("/")[2]
     if media_type.startswith("application/") and (kind == "json" or kind.endswith("+json")):
         return
-    raise Problem(415, "the body must be application/json", headers={"accept": "application/json"})
+    raise in_header(415, "content-type", "must be application/json", accept="application/json")

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.datastructures import Headers
 
 from concave_sqlalchemy.fields import ResourceField
-from concave_sqlalchemy.problems import Problem
+from concave_sqlalchemy.problems import Problem, in_header
 from concave_sqlalchemy.schema import RowSchema
 
 __all__ = ["Conditions", "Tags"]
@@ -71,7 +71,7 @@ class Conditions:
         if self.if_match not in {None, (ANY,)} and tag not in (self.if_match or ()):
             raise changed()
         if self.is_known(tag):
-            raise Problem(412, "the row is there, or is what If-None-Match says it must not be")
+            raise in_header(412, "if-none-match", "the row is there, or is what it must not be")
 
     def is_known(self, tag: str) -> bool:
         """Whether If-None-Match has it: to read it again tells the client nothing new."""
@@ -81,7 +81,7 @@ class Conditions:
 
 def changed() -> Problem:
     """412 for a row that isn't any more what a client thinks it is."""
-    return Problem(412, "the row has changed: read it again, and decide anew")
+    return in_header(412, "if-match", "the row has changed: read it again, and decide anew")
 
 
 def _tags(name: str, given: list[str]) -> tuple[str, ...] | None:
@@ -99,6 +99,5 @@ def _tags(name: str, given: list[str]) -> tuple[str, ...] | None:
         found.append(tag[1])
         at = tag.end()
     if at < len(text) or not found:
-        message = 'must be * or ETags in quotes, as in "abc"'
-        raise Problem(400, f"{name} {message}", errors=[{"field": name, "message": message}])
+        raise in_header(400, name, 'must be * or ETags in quotes, as in "abc"')
     return tuple(found)

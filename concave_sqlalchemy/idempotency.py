@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 
-from concave_sqlalchemy.problems import Problem
+from concave_sqlalchemy.problems import Problem, in_header
 from concave_sqlalchemy.tables import database_time, explained, idempotency_table
 from concave_sqlalchemy.transactions import Transactions
 from concave_sqlalchemy.writing.call import Answer, IdempotencyKey
@@ -51,8 +51,7 @@ async def key_of(request: Request, *, resource: str, user: Any) -> IdempotencyKe
     # The draft standard has it in quotes, and most clients don't.
     key = given[0].removeprefix('"').removesuffix('"') if len(given[0]) > 1 else given[0]
     if len(given) > 1 or not KEY.fullmatch(key):
-        message = "must be one key of 1 to 255 visible ASCII characters"
-        raise Problem(400, f"{HEADER} {message}", errors=[{"field": HEADER, "message": message}])
+        raise in_header(400, HEADER, "must be one key of 1 to 255 visible ASCII characters")
     identity = _identity(user)
     # Who isn't known by an id is told apart by what it shows: nobody is answered what was another's.
     shown = request.headers.get("authorization") if identity is None else None
@@ -87,7 +86,7 @@ class Records:
         if found is None:
             return None
         if found.fingerprint != key.fingerprint:
-            raise Problem(422, f"this {HEADER} was sent with another request", code="IDEMPOTENCY_KEY_REUSED")
+            raise in_header(422, HEADER, "was sent with another request", code="IDEMPOTENCY_KEY_REUSED")
         return Answer(found.status, found.body, from_json(found.headers))
 
     async def keep(self, session: AsyncSession, key: IdempotencyKey, answer: Answer) -> None:
@@ -129,12 +128,8 @@ class Expiry:
 
 def in_flight() -> Problem:
     """409 for a key whose first request isn't answered yet."""
-    return Problem(
-        409,
-        f"a request with this {HEADER} is being carried out",
-        code="IDEMPOTENCY_IN_FLIGHT",
-        headers={"retry-after": "1"},
-    )
+    message = "a request with this key is being carried out"
+    return in_header(409, HEADER, message, code="IDEMPOTENCY_IN_FLIGHT", retry_after="1")
 
 
 def _identity(user: Any) -> str | None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.responses import Response
 
-__all__ = ["Problem", "conflict", "invalid", "problem_response"]
+__all__ = ["Problem", "conflict", "in_header", "invalid", "problem_response"]
 
 CODES: dict[int, tuple[str, str]] = {
     400: ("BAD_REQUEST", "bad-request"),
@@ -85,6 +85,13 @@ def invalid(error: ValidationError) -> Problem:
     errors = [{"field": ".".join(map(str, item["loc"])) or "body", "message": item["msg"]} for item in found]
     fields = ", ".join(dict.fromkeys(item["field"] for item in errors))
     return Problem(422, f"not valid: {fields}", errors=errors)
+
+
+def in_header(status: int, name: str, message: str, *, code: str | None = None, **headers: str) -> Problem:
+    """What is wrong with a header of the request, or would be if it were sent."""
+    errors = [{"field": name, "message": message}]
+    sent = {header.replace("_", "-"): value for header, value in headers.items()}
+    return Problem(status, f"{name}: {message}", code=code, errors=errors, headers=sent)
 
 
 def conflict() -> Problem:

@@ -92,6 +92,7 @@ async def test_a_row_that_has_changed_is_412_and_stays(
         ):
             answer = await client.request(verb, "/1", json=body, headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (412, "PRECONDITION_FAILED"), headers
+            assert [each["field"] for each in answer.json()["errors"]] == list(headers)
         assert ran == []
         assert (await client.get("/1")).headers["etag"] == tag
         assert (await client.request(verb, "/9", json=body, headers={"if-match": "*"})).status_code == 404
