@@ -28,10 +28,6 @@ def database_errors() -> Generator[None]:
         log.info("a constraint was violated: %s", error.orig)
         raise conflict() from error
     except OperationalError as error:
-        if "integer overflow" in str(
-            error.orig
-        ):  # SQLite's sum(), where PostgreSQL has numbers of any length
-            raise Problem(422, "a sum is too large for the database") from error
         if "locked" not in str(error.orig):
             raise
         raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from error

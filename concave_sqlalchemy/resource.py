@@ -8,7 +8,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from pydantic_core import to_json
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from starlette.exceptions import HTTPException
@@ -35,10 +34,11 @@ from concave_sqlalchemy.pagination.request import flag, only, read_page_request
 from concave_sqlalchemy.policy import Allowed, Fields
 from concave_sqlalchemy.problems import Problem, problem_response
 from concave_sqlalchemy.reading import Reading
+from concave_sqlalchemy.responses import allow, answered, as_json, conditional, json_response
 from concave_sqlalchemy.schema import RowSchema
 from concave_sqlalchemy.scopes import OPEN, Access, Action, Scopes, Where
 from concave_sqlalchemy.writing.batches import Batches
-from concave_sqlalchemy.writing.call import Answer, Call
+from concave_sqlalchemy.writing.call import Call
 from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
 from concave_sqlalchemy.writing.upserts import PARAMETER, Upserts
@@ -129,48 +129,48 @@ class Resource:
             case "" | "/":
                 return await self._collection(request, user)
             case "/count":
-                _allow(request, "GET")
+                allow(request, "GET")
                 query = only(request.query_params, {"filter"})
                 where = (await self._access(user, "read"))["read"]
-                return _json({"count": await self._reading.count(query.get("filter", ""), where=where)})
+                return as_json({"count": await self._reading.count(query.get("filter", ""), where=where)})
             case "/batch":
                 return await self._batch(request, user)
             case "/aggregate":
-                _allow(request, "GET")
+                allow(request, "GET")
                 query = only(request.query_params, AGGREGATE_PARAMETERS)
                 where = (await self._access(user, "read"))["read"]
-                return _response(await self._reading.aggregate(query, where=where))
+                return json_response(await self._reading.aggregate(query, where=where))
             case _:
                 return await self._item(request, user, path_id(request.scope))
 
     async def _collection(self, request: Request, user: Any) -> Response:
-        _allow(request, "GET", "POST")
+        allow(request, "GET", "POST")
         if request.method == "POST":
             unique = self._unique(request)
             body = await read_object(request)
             if unique:
                 call = await self._call(request, user, "create", "update")
-                return _answered(await self._upserts.one(call, body, unique))
+                return answered(await self._upserts.one(call, body, unique))
             call = await self._call(request, user, "create")
-            return _answered(await self._writing.create(call, body))
+            return answered(await self._writing.create(call, body))
         wanted = read_page_request(
             request.query_params, default_limit=self._default_limit, max_limit=self._max_limit
         )
         access = await self._access(user, "read")
-        return _response(await self._reading.page(wanted, where=access["read"]))
+        return json_response(await self._reading.page(wanted, where=access["read"]))
 
     async def _batch(self, request: Request, user: Any) -> Response:
-        _allow(request, "POST", "PATCH", "DELETE")
+        allow(request, "POST", "PATCH", "DELETE")
         if request.method == "POST":
             unique = self._unique(request)
             body = await read_object(request)
             call = await self._call(request, user, *(("create", "update") if unique else ("create",)))
-            return _answered(await self._batches.create(call, body, unique=unique))
+            return answered(await self._batches.create(call, body, unique=unique))
         where = self._named(only(request.query_params, {"all", "filter"}))
         if request.method == "DELETE":
-            return _answered(await self._batches.delete(await self._call(request, user, "delete"), where))
+            return answered(await self._batches.delete(await self._call(request, user, "delete"), where))
         body = await read_object(request, is_patch=True)
-        return _answered(await self._batches.update(await self._call(request, user, "update"), where, body))
+        return answered(await self._batches.update(await self._call(request, user, "update"), where, body))
 
     def _unique(self, request: Request) -> tuple[ResourceField, ...]:
         """The fields that an upsert goes by; none where it is not one."""
@@ -189,7 +189,7 @@ class Resource:
         return where
 
     async def _item(self, request: Request, user: Any, text: str) -> Response:
-        _allow(request, "GET", "PATCH", "PUT", "DELETE")
+        allow(request, "GET", "PATCH", "PUT", "DELETE")
         is_read = request.method in {"GET", "HEAD"}
         query = only(request.query_params, {"select"} if is_read else ())
         key = self._schema.key.read(text)
@@ -197,14 +197,14 @@ class Resource:
             conditions = Conditions.of(request.headers)
             access = await self._access(user, "read")
             row, tag = await self._reading.get(key, chosen=query.get("select"), where=access["read"])
-            return _conditional(conditions, row, tag)
+            return conditional(conditions, row, tag)
         if request.method == "DELETE":
             call = await self._call(request, user, "delete")
-            return _answered(await self._writing.delete(call, key))
+            return answered(await self._writing.delete(call, key))
         body = await read_object(request, is_patch=request.method == "PATCH")
         call = await self._call(request, user, "update")
         manner: Manner = "replace" if request.method == "PUT" else "merge"
-        return _answered(await self._writing.update(call, key, body, manner))
+        return answered(await self._writing.update(call, key, body, manner))
 
     async def _call(self, request: Request, user: Any, *actions: Action) -> Call:
         conditions = Conditions.of(request.headers)
@@ -326,34 +326,3 @@ def _writing(
     rows, tags = Rows(table, schema, version), Tags(schema, version)
     performer = Performer(table.name, outbox, hooked=hooks != ResourceHooks(), records=records)
     return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
-
-
-def _allow(request: Request, *methods: str) -> None:
-    if request.method in methods or (request.method == "HEAD" and "GET" in methods):
-        return
-    allowed = ", ".join((*methods, "HEAD") if "GET" in methods else methods)
-    raise Problem(405, f"{request.method} is not for this path; {allowed} are", headers={"allow": allowed})
-
-
-def _json(value: Any) -> Response:
-    return _response(to_json(value))
-
-
-def _conditional(conditions: Conditions, body: bytes, tag: str) -> Response:
-    """A row, or 304 where the client has it."""
-    if conditions.if_match is not None:
-        Conditions(conditions.if_match).check(tag)
-    if conditions.is_known(tag):
-        return Response(status_code=304, headers={"etag": tag})
-    return Response(body, media_type="application/json", headers={"etag": tag})
-
-
-def _answered(answer: Answer) -> Response:
-    media_type = "application/json" if answer.body else None
-    return Response(
-        answer.body, status_code=answer.status, headers=dict(answer.headers), media_type=media_type
-    )
-
-
-def _response(body: bytes, *, status: int = 200) -> Response:
-    return Response(body, status_code=status, media_type="application/json")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Table, UniqueConstraint
+from sqlalchemy import PrimaryKeyConstraint, Table, UniqueConstraint
 
 from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.pagination.request import names
@@ -115,8 +115,12 @@ def _known(given: Body, fields: tuple[ResourceField, ...]) -> dict[str, Any]:
 
 def _unique_sets(table: Table, fields: tuple[ResourceField, ...]) -> Iterator[frozenset[str]]:
     by_column = {field.column: field.name for field in fields}
-    sets = [list(table.primary_key.columns)]
-    sets += [list(each.columns) for each in table.constraints if isinstance(each, UniqueConstraint)]
+    # One that is tested at the commit only can't tell an INSERT of a conflict.
+    sets = [
+        list(each.columns)
+        for each in table.constraints
+        if isinstance(each, PrimaryKeyConstraint | UniqueConstraint) and not each.deferrable
+    ]
     # Of an index over expressions, or over some of the rows, an INSERT would have to repeat them.
     sets += [
         list(each.columns)

@@ -155,6 +155,18 @@ async def test_what_the_row_is_told_apart_by(engine: AsyncEngine) -> None:
         assert await emails(engine) == ["b", "c", "d", "f"]
 
 
+async def test_a_constraint_that_is_tested_at_the_commit_is_none_to_go_by(engine: AsyncEngine) -> None:
+    late = Table(
+        "late",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("code", Integer),
+        UniqueConstraint("code", deferrable=True, initially="DEFERRED"),
+    )
+    async with client_of(late, engine) as client:
+        assert (await client.post("?on_conflict=code", json={"code": 1})).status_code == 400
+
+
 async def test_an_upsert_stays_within_the_scopes(engine: AsyncEngine) -> None:
     own = people.c.name == "ada"
     async with engine.begin() as connection:

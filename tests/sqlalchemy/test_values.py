@@ -121,12 +121,9 @@ async def test_intervals_are_filtered_and_sorted_by(engine: AsyncEngine) -> None
         assert (await client.get("", params={"filter": "interval>soon"})).status_code == 400
 
 
-async def test_a_sum_beyond_what_the_database_adds_up(engine: AsyncEngine) -> None:
+async def test_a_sum_of_more_than_64_bits(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(insert(values), [{"big": 2**63 - 1, "must": {}}] * 3)
     async with client_of(values, engine) as client:
         answer = await client.get("/aggregate?sum=big")
-        if engine.dialect.name == "postgresql":
-            assert answer.json()["groups"][0]["sum"] == {"big": 3 * (2**63 - 1)}
-        else:
-            assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION_ERROR")
+        assert answer.json()["groups"][0]["sum"] == {"big": 3 * (2**63 - 1)}
