@@ -113,7 +113,7 @@ class Expiry:
     async def sweep(self) -> None:
         """Delete what has expired; nothing is written where nothing has."""
         while await self._any():
-            async with self._transactions.writing() as session:
+            async with self._transactions.writing(begins_with_write=True) as session:
                 await session.execute(
                     delete(idempotency_table).where(COLUMNS.id.in_(EXPIRED.scalar_subquery()))
                 )

@@ -215,7 +215,7 @@ class Outbox:
         return tasks
 
     async def _put_aside(self, task_id: str, reason: str) -> None:
-        async with self.transactions.writing() as session:
+        async with self.transactions.writing(begins_with_write=True) as session:
             await session.execute(
                 update(outbox_table).where(outbox_table.c.id == task_id).values(broken=reason[:1000])
             )
@@ -223,7 +223,7 @@ class Outbox:
     async def _delete(self, ids: Sequence[str]) -> None:
         if not ids:
             return
-        async with self.transactions.writing() as session:
+        async with self.transactions.writing(begins_with_write=True) as session:
             await session.execute(delete(outbox_table).where(outbox_table.c.id.in_(ids)))
             if armed:
                 await reach("outbox.deleting")

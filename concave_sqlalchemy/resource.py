@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Table
@@ -130,14 +130,14 @@ class Resource:
                 return await self._collection(request, user)
             case "/count":
                 allow(request, "GET")
-                query = only(request.query_params, {"filter"})
+                query = _query(request, {"filter"})
                 where = (await self._access(user, "read"))["read"]
                 return as_json({"count": await self._reading.count(query.get("filter", ""), where=where)})
             case "/batch":
                 return await self._batch(request, user)
             case "/aggregate":
                 allow(request, "GET")
-                query = only(request.query_params, AGGREGATE_PARAMETERS)
+                query = _query(request, AGGREGATE_PARAMETERS)
                 where = (await self._access(user, "read"))["read"]
                 return json_response(await self._reading.aggregate(query, where=where))
             case _:
@@ -166,7 +166,7 @@ class Resource:
             body = await read_object(request)
             call = await self._call(request, user, *(("create", "update") if unique else ("create",)))
             return answered(await self._batches.create(call, body, unique=unique))
-        where = self._named(only(request.query_params, {"all", "filter"}))
+        where = self._named(_query(request, {"all", "filter"}))
         if request.method == "DELETE":
             return answered(await self._batches.delete(await self._call(request, user, "delete"), where))
         body = await read_object(request, is_patch=True)
@@ -174,7 +174,7 @@ class Resource:
 
     def _unique(self, request: Request) -> tuple[ResourceField, ...]:
         """The fields that an upsert goes by; none where it is not one."""
-        text = only(request.query_params, {PARAMETER}).get(PARAMETER)
+        text = _query(request, {PARAMETER}).get(PARAMETER)
         return () if text is None else self._upserts.read(text)
 
     def _named(self, query: Mapping[str, str]) -> Where:
@@ -191,7 +191,7 @@ class Resource:
     async def _item(self, request: Request, user: Any, text: str) -> Response:
         allow(request, "GET", "PATCH", "PUT", "DELETE")
         is_read = request.method in {"GET", "HEAD"}
-        query = only(request.query_params, {"select"} if is_read else ())
+        query = _query(request, {"select"} if is_read else ())
         key = self._schema.key.read(text)
         if is_read:
             conditions = Conditions.of(request.headers)
@@ -326,3 +326,7 @@ def _writing(
     rows, tags = Rows(table, schema, version), Tags(schema, version)
     performer = Performer(table.name, outbox, hooked=hooks != ResourceHooks(), records=records)
     return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
+
+
+def _query(request: Request, known: Collection[str]) -> Mapping[str, str]:
+    return only(request.query_params, known) if request.scope.get("query_string") else {}

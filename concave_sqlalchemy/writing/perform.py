@@ -36,10 +36,13 @@ class Performer:
     in_flight: set[str] = field(default_factory=set[str])
     """The idempotency keys of the requests that this process is carrying out."""
 
-    async def perform(self, call: Call, work: Work) -> Answer:
-        """Do what a request asks for; or answer as before, where its key says that it was done."""
+    async def perform(self, call: Call, work: Work, *, begins_with_write: bool = False) -> Answer:
+        """Do what a request asks for; or answer as before, where its key says that it was done.
+
+        `begins_with_write`: the first statement of `work` is one that writes.
+        """
         if call.key is None:
-            return await self._perform(call, work)
+            return await self._perform(call, work, begins_with_write=begins_with_write)
         if call.key.id in self.in_flight:
             raise in_flight()
         self.in_flight.add(call.key.id)
@@ -55,10 +58,12 @@ class Performer:
             await self.records.keep(write.session, key, answer)
         return answer
 
-    async def _perform(self, call: Call, work: Work) -> Answer:
+    async def _perform(self, call: Call, work: Work, *, begins_with_write: bool = False) -> Answer:
         """BEGIN … hooks and SQL … outbox rows, COMMIT, then what waited for the commit: callbacks and the relay."""
         with database_errors():
-            async with self.outbox.transactions.writing(hooked=self.hooked) as session:
+            async with self.outbox.transactions.writing(
+                hooked=self.hooked, begins_with_write=begins_with_write
+            ) as session:
                 write = Write(
                     session, self.outbox, user=call.user, request=call.request, resource=self.resource
                 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import Float, RowMapping, Table, bindparam, case, insert, literal, select
+from sqlalchemy import ClauseElement, Float, RowMapping, Table, bindparam, case, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
 from concave.hooks import Row
@@ -32,6 +34,7 @@ class Rows:
         self._key = schema.key
         columns = [field.column.label(field.name) for field in schema.fields]
         self._columns = columns
+        self._names = tuple(field.name for field in schema.fields)
         self._floats = [field.name for field in schema.fields if _is_float(field.column.type)]
         self._lock = select(*columns).where(schema.key.condition).with_for_update()
         self._lock_all = select(*columns).order_by(*schema.key.columns).with_for_update()
@@ -45,7 +48,8 @@ class Rows:
 
     async def locked(self, session: AsyncSession, key: KeyValue, *, where: Where) -> Row:
         """A row that is about to be changed, so that it stays as it is until then; 404 where there is none within `where`."""
-        return await self._one(session, self._lock if where is None else self._lock.where(where), key)
+        statement = self._lock if where is None else self._lock.where(where)
+        return await self._one(session, statement, self._key.parameters(key))
 
     async def all_locked(self, session: AsyncSession, where: Where, *, limit: int) -> list[Row]:
         """The rows that meet a condition, as many as `limit`, locked."""
@@ -89,7 +93,8 @@ class Rows:
 
     async def insert(self, session: AsyncSession, data: Mapping[str, Any]) -> Row:
         """A new row."""
-        return await self._one(session, self._insert.values(self._schema.for_database(self._numbered(data))))
+        statement, values = self._given(self._insert, self._numbered(data))
+        return await self._one(session, statement, values)
 
     async def update(
         self, session: AsyncSession, key: KeyValue, data: Mapping[str, Any], *, expected: Row | None = None
@@ -100,7 +105,8 @@ class Rows:
         """
         if self._version is not None:
             data = {**data, self._version.name: self._version.column + 1}
-        return await self._if(session, self._update.values(self._schema.for_database(data)), key, expected)
+        statement, values = self._given(self._update, data)
+        return await self._if(session, statement, key, expected, values)
 
     async def delete(self, session: AsyncSession, key: KeyValue, *, expected: Row | None = None) -> Row:
         """The row as it was. 412 as for `update`."""
@@ -115,29 +121,52 @@ class Rows:
         found = (await session.execute(statement, self._key.parameters(key))).one_or_none()
         return [bool(each) for each in found] if found is not None else [False] * len(wheres)
 
-    async def _if(self, session: AsyncSession, statement: Any, key: KeyValue, expected: Row | None) -> Row:
+    def _given(self, statement: Any, data: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """The statement with what it writes, and its parameters.
+
+        As parameters, SQLAlchemy knows the statement again; as values it would look all through it, for each row anew.
+        """
+        values = self._schema.for_database(data)
+        if not values or any(isinstance(value, ClauseElement) for value in values.values()):
+            return statement.values(values), {}
+        return statement, values
+
+    async def _if(
+        self,
+        session: AsyncSession,
+        statement: Any,
+        key: KeyValue,
+        expected: Row | None,
+        values: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Row:
+        parameters = {**values, **self._key.parameters(key)}
         # Tested by the very statement that changes it: also a hook, or a trigger of the database's, may have changed the row.
         if expected is None or self._version is None:
-            return await self._one(session, statement, key)
-        parameters = {**self._key.parameters(key), VERSION: expected[self._version.name]}
+            return await self._one(session, statement, parameters)
+        parameters[VERSION] = expected[self._version.name]
         found = (await session.execute(statement.where(self._same), parameters)).mappings().one_or_none()
         if found is None:
             raise changed()
         return self._row(found)
 
-    async def _one(self, session: AsyncSession, statement: Any, key: KeyValue = ()) -> Row:
-        found = (await session.execute(statement, self._key.parameters(key))).mappings().one_or_none()
+    async def _one(self, session: AsyncSession, statement: Any, parameters: Mapping[str, Any]) -> Row:
+        found = await session.run_sync(_executed, statement, parameters)
         if found is None:
             raise Problem(404, "there is no such row")
-        return self._row(found)
+        return self._row(dict(zip(self._names, found, strict=True)))
 
-    def _row(self, found: RowMapping) -> Row:
+    def _row(self, found: RowMapping | Row) -> Row:
         row = self._schema.row_of(found)
         for name in self._floats:
             # SQLite's RETURNING gives 2 for the 2.0 that a SELECT will give: another JSON, and another ETag.
             if type(row[name]) is int:
                 row[name] = float(row[name])
         return row
+
+
+def _executed(session: Session, statement: Any, parameters: Mapping[str, Any]) -> Any:
+    """The one row of a statement, or None."""
+    return session.execute(statement, parameters).one_or_none()
 
 
 def _is_float(kind: TypeEngine[Any]) -> bool:

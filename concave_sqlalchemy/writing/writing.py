@@ -43,7 +43,9 @@ class Writing:
         async def work(write: Write) -> Answer:
             return created(call, await self.verbs.create(write, given, access=call.access))
 
-        return await self.performer.perform(call, work)
+        # What a before-hook does is its own affair.
+        begins_with_write = self.verbs.hooks.on_before_create is None
+        return await self.performer.perform(call, work, begins_with_write=begins_with_write)
 
     async def update(self, call: Call, key: KeyValue, body: Mapping[str, Any], manner: Manner) -> Answer:
         """Change some columns of a row, or put a whole row in place of it."""

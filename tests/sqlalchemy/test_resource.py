@@ -428,3 +428,17 @@ def test_what_cannot_be_a_resource() -> None:
         resource.mount("api")
     route = resource.mount("/api/things/")
     assert route.url_path_for("things") == "/api/things"
+
+
+async def test_the_location_of_a_row_below_a_path_of_any_letters(tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/test.db")
+    letters = Table("letters", MetaData(), Column("id", String(9), primary_key=True))
+    async with engine.begin() as connection:
+        await connection.run_sync(letters.metadata.create_all)
+    app = Starlette(routes=[use_resource(letters, session=async_sessionmaker(engine)).mount("/漢 字")])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+        created = await client.post("/漢 字/", json={"id": "é/%"})
+        assert created.status_code == 201, created.text
+        assert created.headers["location"] == "/%E6%BC%A2%20%E5%AD%97/%C3%A9%2F%25"
+        assert (await client.get(created.headers["location"])).json() == {"id": "é/%"}
+    await engine.dispose()
