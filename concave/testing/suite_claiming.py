@@ -95,6 +95,17 @@ class ClaimingSuite:
         clock.advance(1)
         assert ids_of(await take(store)) == ids
 
+    async def test_of_many_names_each_has_its_turn(self, store: Store, clock: FakeClock) -> None:
+        names = [f"n{number}" for number in range(40)]
+        for name in names:
+            await store.add(new_tasks(4, name))
+        served = Counter[str]()
+        for _ in range(3):
+            clock.advance(1)
+            served.update(lease.task.name for lease in await take(store, " ".join(names), limit=32))
+        assert set(served) == set(names)
+        assert max(served.values()) <= 4
+
     async def test_names_share_a_claim(self, store: Store, clock: FakeClock) -> None:
         many = await add_in_turn(store, clock, 20, name="a")
         few = await add_in_turn(store, clock, 2, name="b")

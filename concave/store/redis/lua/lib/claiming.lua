@@ -72,6 +72,8 @@ local function take(lane, wanted)
   return ids
 end
 
+local NAMES_AT_ONCE = 16
+
 -- Choose up to `limit` ids: by bucket, names in turn (the longest unserved first), oldest first within a name.
 -- Returns them in that order, and by name.
 local function choose(limit, caps, suspects)
@@ -84,7 +86,8 @@ local function choose(limit, caps, suspects)
       end
     end
     while limit > 0 and #lanes > 0 do
-      local quota, again = math.ceil(limit / #lanes), {}
+      -- Not one task of each name where there are many: each name costs a dozen commands. The others come first next time.
+      local quota, again = math.ceil(limit / math.min(#lanes, NAMES_AT_ONCE)), {}
       for _, lane in ipairs(lanes) do
         local name, suspect = string.sub(lane, 4), string.sub(lane, 2, 2) == 's'
         local cap, wanted = caps[name], math.min(quota, limit)

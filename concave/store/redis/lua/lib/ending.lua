@@ -1,6 +1,6 @@
 -- How a task ends, and what is remembered of it.
 
-local ended, indexed = {}, false
+local ended, indexed, longest_kept = {}, false, -1
 
 -- Drop the index entries of up to about `limit` tasks whose records have expired; how many.
 local function drop_expired(limit)
@@ -134,7 +134,10 @@ local function index_ended(status, name, kept, pairs_, ids)
   keep_for(x, kept)
   -- A day more, so that they outlast what they tell to drop.
   keep_for(e, kept + DAY)
-  keep_for(P .. 'ended', kept + DAY)
+  if kept > longest_kept then
+    longest_kept = kept
+    keep_for(P .. 'ended', kept + DAY)
+  end
 end
 
 -- End a task that isn't completed: status 'd' (dead) or 'x' (cancelled), for `reason`, after `events`.
