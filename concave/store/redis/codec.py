@@ -182,8 +182,11 @@ def _one_claimed(
 def _run_of(entry: bytes | None) -> tuple[str, Micros] | None:
     if entry is None:
         return None
-    (worker, started_at), *_ = _values(entry[16:])
-    return worker.decode(), started_at
+    try:
+        (worker, started_at), *_ = _values(entry[16:])
+        return worker.decode(), int(started_at)
+    except Exception:  # noqa: BLE001  damaged: it runs, and nobody knows where
+        return "", 0
 
 
 def _read(
@@ -216,7 +219,7 @@ def _read(
             reason = payload.decode() or None
     if run is not None:
         status = "running"
-        worker_id, started_at = run
+        worker_id, started_at = run[0] or None, run[1] or None
     elif ended_at is None and failures:
         worker_id = failures[-1].worker_id or None
     return TaskRecord(

@@ -74,8 +74,8 @@ local function standing_for(id)
     end
   end
   if known then
-    local standing, expires = cmsgpack.unpack(known)
-    if expires > now then
+    local standing, expires = values_of(known)
+    if type(standing) == 'string' and type(expires) == 'number' and expires > now then
       return standing
     end
   end

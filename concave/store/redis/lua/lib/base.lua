@@ -71,6 +71,14 @@ local function scoped(kind, name, key)
   return P .. kind .. ':' .. #name .. ':' .. name .. ':' .. key
 end
 
+-- The values that bytes stand for; nothing where something else wrote them, or damaged them.
+local function values_of(bytes)
+  local values = {pcall(cmsgpack.unpack, bytes)}
+  if values[1] then
+    return unpack(values, 2)
+  end
+end
+
 -- head, spec and the bytes behind the head. Raises for what isn't a record: something else wrote it, or it is damaged.
 local function split(record)
   local offset, head = unpack_one(record)
@@ -98,7 +106,10 @@ local runs_seen = {}
 local function run_of(entry)
   local run = runs_seen[entry]
   if not run then
-    local where = cmsgpack.unpack(string.sub(entry, 17))
+    local where = values_of(string.sub(entry, 17))
+    if type(where) ~= 'table' or type(where[1]) ~= 'string' or type(where[2]) ~= 'number' then
+      where = {'', 0}
+    end
     run = {nonce = string.sub(entry, 1, 16), worker = where[1], started = where[2], packed = pack(where)}
     runs_seen[entry] = run
   end

@@ -153,7 +153,7 @@ end
 local function again(nonce, ids, reply)
   local time_at = #reply
   reply[#reply + 1] = 0
-  for _, id in ipairs(ids) do
+  for _, id in ipairs(type(ids) == 'table' and ids or {}) do
     local run = call('HGET', P .. 'run', id)
     local record = call('GET', P .. 't:' .. id)
     if run and record and run_of(run).nonce == nonce then
@@ -172,7 +172,7 @@ local function claim_into(reply, claim, caps)
   promote(1000)
   local last = call('GET', seen)
   if last and string.sub(last, 1, 16) == nonce then
-    return again(nonce, cmsgpack.unpack(string.sub(last, 17)), reply)
+    return again(nonce, values_of(string.sub(last, 17)), reply)
   end
   reply[#reply + 1] = -1
   local idle_at, all, found = #reply, {}, {}

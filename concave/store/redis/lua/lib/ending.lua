@@ -2,28 +2,38 @@
 
 local ended, indexed, longest_kept = {}, false, -1
 
--- Drop the index entries of up to about `limit` tasks whose records have expired; how many.
-local function drop_expired(limit)
-  local dropped = 0
-  for _, batch in ipairs(call('ZRANGEBYSCORE', P .. 'ended', '-inf', stamp, 'LIMIT', 0, 50)) do
-    local e, status, name = P .. 'e:' .. batch, string.match(batch, '^(%a):%d+:(.*)$')
-    local passed, next = 0, nil
-    for _, entry in ipairs(call('LRANGE', e, 0, 99)) do
-      local values = {cmsgpack.unpack(entry)}
+-- Drop a batch's entries of tasks that have expired, up to about `limit` tasks; how many, and when the next one does.
+local function drop_of(batch, limit)
+  local e, status, name = P .. 'e:' .. batch, string.match(batch, '^(%a):%d+:(.*)$')
+  local passed, dropped, next = 0, 0, now
+  for _, entry in ipairs(call('LRANGE', e, 0, 99)) do
+    local values = {values_of(entry)}
+    if type(values[1]) == 'number' then -- otherwise nobody can read it, and it says nothing
       next = values[1]
       if next > now or dropped >= limit then
         break
       end
-      call('ZREM', P .. 'x:' .. status .. ':' .. name, unpack(values, 2))
+      redis.pcall('ZREM', P .. 'x:' .. (status or '') .. ':' .. (name or ''), unpack(values, 2))
       if status == 'd' then
-        call('ZREM', P .. 'dead', unpack(values, 2))
+        redis.pcall('ZREM', P .. 'dead', unpack(values, 2))
       end
-      passed, dropped = passed + 1, dropped + #values - 1
+      dropped = dropped + #values - 1
     end
-    if passed > 0 then
-      call('LTRIM', e, passed, -1)
-    end
-    if call('EXISTS', e) == 1 then
+    passed = passed + 1
+  end
+  if passed > 0 then
+    call('LTRIM', e, passed, -1)
+  end
+  return dropped, call('EXISTS', e) == 1 and next
+end
+
+-- Drop the index entries of up to about `limit` tasks whose records have expired; how many.
+local function drop_expired(limit)
+  local dropped = 0
+  for _, batch in ipairs(call('ZRANGEBYSCORE', P .. 'ended', '-inf', stamp, 'LIMIT', 0, 50)) do
+    local of_batch, next = drop_of(batch, limit - dropped)
+    dropped = dropped + of_batch
+    if next then
       call('ZADD', P .. 'ended', next, batch)
     else
       call('ZREM', P .. 'ended', batch)
@@ -66,8 +76,8 @@ local function holder_of(key)
   if not value then
     return nil
   end
-  local holder, expires = cmsgpack.unpack(value)
-  if expires > 0 and expires <= now then
+  local holder, expires = values_of(value)
+  if type(holder) ~= 'string' or type(expires) ~= 'number' or (expires > 0 and expires <= now) then
     return nil
   end
   if expires == 0 and call('EXISTS', P .. 't:' .. holder) == 0 then
@@ -81,8 +91,9 @@ end
 local function newest_under(name, key)
   local known = call('GET', scoped('o', name, key))
   if known then
-    local sequence, standing, expires = cmsgpack.unpack(known)
-    if expires > now then
+    local sequence, standing, expires = values_of(known)
+    local whole = type(sequence) == 'number' and type(standing) == 'string' and type(expires) == 'number'
+    if whole and expires > now then
       return sequence, standing, expires
     end
   end

@@ -3,8 +3,8 @@
 local function owner_of(name)
   local value = call('GET', P .. 'lock:' .. name)
   if value then
-    local owner, expires = cmsgpack.unpack(value)
-    if expires > now then
+    local owner, expires = values_of(value)
+    if type(owner) == 'string' and type(expires) == 'number' and expires > now then
       return owner
     end
   end
