@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
 
@@ -40,6 +40,7 @@ class HookContext:
 
     `session` is the transaction that the row is written in. `previous` is, for an after-update hook, the row as it was.
     `request_id` is what the client (X-Request-ID) or a middleware (``request.state.request_id``) calls the request.
+    `in_thread` calls a function in a thread: how hooks that are no coroutine functions are called where `session` blocks.
     Outside a resource all of them are what the caller gave, and tasks go straight to a scheduler.
     """
 
@@ -53,6 +54,7 @@ class HookContext:
         request_id: str | None = None,
         previous: Row | None = None,
         enqueue: Enqueue | None = None,
+        in_thread: Callable[..., Awaitable[Any]] | None = None,
     ) -> None:
         self.user = user
         self.request = request
@@ -61,6 +63,7 @@ class HookContext:
         self.request_id = request_id
         self.previous = previous
         self._enqueue: Enqueue = enqueue or _enqueue_now
+        self._in_thread = in_thread
         self._after_commit: list[Callable[[], Any]] = []
 
     def on_commit(self, callback: Callable[[], Any]) -> None:
@@ -152,8 +155,16 @@ def compose_hooks(*hooks: ResourceHooks) -> ResourceHooks:
 
 
 async def call_hook(hook: Callable[..., Any], *args: Any) -> Any:
-    """Call a hook that may be sync or async."""
-    result = hook(*args)
+    """Call a hook that may be sync or async; in a thread a sync one whose context says so, because its session blocks."""
+    context = args[0] if args else None
+    if (
+        isinstance(context, HookContext)
+        and context._in_thread is not None  # noqa: SLF001  (this module's own)
+        and not inspect.iscoroutinefunction(hook)
+    ):
+        result = await context._in_thread(hook, *args)  # noqa: SLF001
+    else:
+        result = hook(*args)
     return await result if inspect.isawaitable(result) else result
 
 

@@ -10,6 +10,7 @@ row's id is the submission's id, which the store adds once.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,8 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import delete, func, insert, inspect, literal, or_, select, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from concave.errors import StoreError, TasksNotInitializedError
 from concave.failpoints import armed, reach
@@ -31,7 +33,7 @@ from concave_sqlalchemy.idempotency import Expiry
 from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
 from concave_sqlalchemy.relay import Relay, Submission
 from concave_sqlalchemy.tables import database_time, explained, outbox_table
-from concave_sqlalchemy.transactions import Transactions
+from concave_sqlalchemy.transactions import Sessions, Transactions
 
 __all__ = ["Outbox"]
 
@@ -46,17 +48,18 @@ NUMBERED_INSERT = INSERT.returning(outbox_table.c.id, outbox_table.c.sequence, s
 class Outbox:
     """The outbox of one database. `relay` sends what a request has committed, `sweep` what was left behind."""
 
-    def __init__(self, sessions: async_sessionmaker[Any]) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         self.transactions = Transactions(sessions)
         self._sessions = sessions
         self._relay = Relay(self._delete)
         self._explicit: WeakValueDictionary[str, TaskScheduler] = WeakValueDictionary()
         self._newest_at_last_sweep: int | None = None
         self._has_table = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._expiry = Expiry(self.transactions)
 
     @classmethod
-    def of(cls, sessions: async_sessionmaker[Any]) -> Outbox:
+    def of(cls, sessions: Sessions) -> Outbox:
         """The outbox of the database that these sessions are for: one for all of its resources, announced in this process."""
         transactions = Transactions(sessions)
         for known in announced_outboxes():
@@ -66,9 +69,9 @@ class Outbox:
         announce_outbox(outbox)
         return outbox
 
-    def serves(self, sessions: async_sessionmaker[Any], transactions: Transactions) -> bool:
+    def serves(self, sessions: Sessions, transactions: Transactions) -> bool:
         """Whether it is of the same database."""
-        same_engine = transactions.bind is not None and transactions.bind is self.transactions.bind
+        same_engine = transactions.engine is not None and transactions.engine is self.transactions.engine
         return sessions is self._sessions or same_engine
 
     def __repr__(self) -> str:
@@ -76,8 +79,10 @@ class Outbox:
 
     async def write(self, session: AsyncSession, submissions: Sequence[Submission]) -> list[Submission]:
         """Put submissions into a transaction, to be relayed if and only if it commits; the same with their numbers."""
-        if not submissions:
-            return []
+        return await session.run_sync(self.write_in, submissions) if submissions else []
+
+    def write_in(self, session: Session, submissions: Sequence[Submission]) -> list[Submission]:
+        """The same, in a session as SQLAlchemy's own events see it."""
         rows = [
             {
                 "id": each.task.id,
@@ -88,11 +93,11 @@ class Outbox:
         ]
         try:
             if not any(each.task.debounce for each in submissions):
-                await session.execute(INSERT, rows)
+                session.execute(INSERT, rows)
                 return list(submissions)
             # Rows get their numbers in the order of `submissions`, while their transaction holds what it has changed: so
             # whoever commits a change of the same row later has higher ones.
-            returned = await session.execute(NUMBERED_INSERT, rows)
+            returned = session.execute(NUMBERED_INSERT, rows)
             sequences = {row.id: row.sequence for row in returned}
         except DBAPIError as error:
             raise explained(error, outbox_table) from error
@@ -103,13 +108,32 @@ class Outbox:
         await self._relay.send(submissions)
 
     def relay_written(self, ids: Sequence[str]) -> None:
-        """Hand over, in the background, those of these rows that have been committed to the default scheduler's store."""
+        """Hand over, in the background, those of these rows that have been committed; from any thread.
+
+        Where no event loop runs, the one that sweeps this outbox does it, and without one they wait for a sweep.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            if self._loop is not None:
+                with suppress(RuntimeError):  # it is closed, or closes at this moment
+                    self._loop.call_soon_threadsafe(self._spawn_relay, ids)
+        else:
+            self._spawn_relay(ids)
+
+    def _spawn_relay(self, ids: Sequence[str]) -> None:
         self._relay.spawn(self._relay_written(ids))
 
     async def _relay_written(self, ids: Sequence[str]) -> None:
         columns = outbox_table.c
         statement = (
-            select(columns.id, columns.payload, columns.sequence, literal(0.0).label("age"))
+            select(
+                columns.id,
+                columns.payload,
+                columns.sequence,
+                columns.destination,
+                literal(0.0).label("age"),
+            )
             .where(columns.id.in_(ids))
             .order_by(columns.sequence)
         )
@@ -118,7 +142,10 @@ class Outbox:
         except DBAPIError as error:
             log.warning("%d tasks wait in the outbox for a sweep: %s", len(ids), error)
             return
-        await self.relay([Submission(task) for _, task in await self._decoded(rows)])
+        schedulers: dict[str | None, TaskScheduler | None] = {None: None}
+        schedulers.update(self._explicit.items())
+        decoded = await self._decoded([row for row in rows if row.destination in schedulers])
+        await self.relay([Submission(task, schedulers[row.destination]) for row, task in decoded])
 
     async def drain(self) -> None:
         """Wait until rows that have been relayed are deleted."""
@@ -130,6 +157,7 @@ class Outbox:
         Longer means: it was here at the last sweep. The first sweep takes everything, since its process has just started.
         Tasks for a trigger's own scheduler go to that one, and wait where this process doesn't know it.
         """
+        self._loop = asyncio.get_running_loop()
         await self._expiry.sweep()
         newest = await self._newest()
         if newest is None:

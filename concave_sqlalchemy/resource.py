@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Table
-from sqlalchemy.ext.asyncio import async_sessionmaker
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -37,6 +36,7 @@ from concave_sqlalchemy.reading import Reading
 from concave_sqlalchemy.responses import allow, answered, as_json, conditional, json_response
 from concave_sqlalchemy.schema import RowSchema
 from concave_sqlalchemy.scopes import OPEN, Access, Action, Scopes, Where
+from concave_sqlalchemy.transactions import Sessions
 from concave_sqlalchemy.writing.batches import Batches
 from concave_sqlalchemy.writing.call import Call
 from concave_sqlalchemy.writing.perform import Performer
@@ -224,7 +224,7 @@ class Resource:
 def use_resource(
     table: Any,
     *,
-    session: async_sessionmaker[Any],
+    session: Sessions,
     id: str | None = None,
     hooks: ResourceHooks | None = None,
     user: Callable[[Request], Any | Awaitable[Any]] | None = None,
@@ -242,7 +242,9 @@ def use_resource(
 ) -> Resource:
     """A REST resource of a mapped class or a `Table`.
 
-    `session`: an ``async_sessionmaker`` on SQLite (aiosqlite) or PostgreSQL (asyncpg). `id`: the field that tells rows apart;
+    `session`: an ``async_sessionmaker`` on SQLite (aiosqlite) or PostgreSQL (asyncpg), or a ``sessionmaker`` with their
+    synchronous drivers: then what blocks runs in threads, and so do hooks that are plain functions, with the ``Session`` as
+    ``ctx.session``. `id`: the field that tells rows apart;
     the primary key by default, which may be of several columns (``/a,b``; hooks see it as a tuple). `hooks`: see `ResourceHooks` and `create_task_trigger_hooks`. `user`: from a request, sync or
     async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse. `scopes`: which rows
     that user may read, create, update and delete; see `Scopes`. Without them a resource is as open as the app around it.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, overload
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
+    Engine,
     Float,
     Integer,
     LargeBinary,
@@ -88,16 +91,39 @@ idempotency_table = Table(
 )
 
 
-async def create_outbox_tables(engine: AsyncEngine) -> None:
-    """Create the outbox's table, and that of the answers to requests with an Idempotency-Key, where they don't exist yet. Any number of processes may do so at once."""
+@overload
+def create_outbox_tables(engine: AsyncEngine) -> Coroutine[Any, Any, None]: ...
+
+
+@overload
+def create_outbox_tables(engine: Engine) -> None: ...
+
+
+def create_outbox_tables(engine: AsyncEngine | Engine) -> Coroutine[Any, Any, None] | None:
+    """Create the outbox's table, and that of the answers to requests with an Idempotency-Key, where they don't exist yet. Any number of processes may do so at once.
+
+    To be awaited for an ``AsyncEngine``, and not for an ``Engine``.
+    """
+    if isinstance(engine, AsyncEngine):
+        return _create_through(engine)
+    with engine.begin() as connection:
+        _create(connection)
+    return None
+
+
+async def _create_through(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            # There, IF NOT EXISTS alone fails for one of two who look at the same time.
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CREATION_LOCK})
-        for table in metadata.sorted_tables:
-            await connection.execute(CreateTable(table, if_not_exists=True))
-            for index in table.indexes:
-                await connection.execute(CreateIndex(index, if_not_exists=True))
+        await connection.run_sync(_create)
+
+
+def _create(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # There, IF NOT EXISTS alone fails for one of two who look at the same time.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CREATION_LOCK})
+    for table in metadata.sorted_tables:
+        connection.execute(CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(CreateIndex(index, if_not_exists=True))
 
 
 def explained(error: DBAPIError, table: Table) -> Exception:

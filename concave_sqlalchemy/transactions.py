@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar, cast
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import cached_property
+from typing import Any, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, StaticPool, event
+from sqlalchemy import Connection, Engine, StaticPool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 from concave.errors import ConfigurationError
 from concave_sqlalchemy.problems import Problem
+from concave_sqlalchemy.threads import SessionInThreads, threads_for
 
-__all__ = ["Transactions"]
+__all__ = ["Sessions", "Transactions", "has_begun"]
+
+Sessions: TypeAlias = async_sessionmaker[Any] | sessionmaker[Any]
 
 Result = TypeVar("Result")
 
@@ -26,15 +31,22 @@ GATE_PATIENCE = 30.0
 class Transactions:
     """Begins and ends the transactions of one session factory."""
 
-    def __init__(self, sessions: async_sessionmaker[Any]) -> None:
+    def __init__(self, sessions: Sessions) -> None:
+        if not isinstance(sessions, async_sessionmaker | sessionmaker):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                f"session= takes an async_sessionmaker or a sessionmaker, not {sessions!r}"
+            )
         self._sessions = sessions
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._begins_by_itself = False
+        if isinstance(sessions, sessionmaker) and self.engine is not None:
+            threads_for(self.engine)  # told now where it can't be
 
     @property
     def description(self) -> str:
         """Which database, fit for a log."""
-        return self.bind.url.render_as_string() if self.bind is not None else repr(self._sessions)
+        return self.engine.url.render_as_string() if self.engine is not None else repr(self._sessions)
 
     @property
     def dialect(self) -> str:
@@ -42,9 +54,12 @@ class Transactions:
         return str(self._sessions().get_bind().dialect.name)
 
     @property
-    def bind(self) -> AsyncEngine | None:
-        """The engine that the sessions are made for, if there is one for all."""
-        return self._sessions.kw.get("bind")
+    def engine(self) -> Engine | None:
+        """The engine that the sessions are made for, if there is one for all; of an ``AsyncEngine``, the one within."""
+        bind = self._sessions.kw.get("bind")
+        if isinstance(bind, AsyncEngine):
+            return bind.sync_engine
+        return bind if isinstance(bind, Engine) else None
 
     @asynccontextmanager
     async def writing(
@@ -55,8 +70,8 @@ class Transactions:
         Where it is `hooked` it is in others' hands, who must not end it: row and tasks would no longer commit together.
         `begins_with_write`: its first statement is one that writes.
         """
-        session = self._sessions()
-        async with self._gate(session):
+        session = self._session()
+        async with self._turn(), self._gate(session):
             try:
                 transaction = None
                 # Otherwise the first statement begins it: one switch of greenlets less.
@@ -81,12 +96,35 @@ class Transactions:
         than the query. The transaction ends as its connection goes back to the pool, which rolls back: a COMMIT before that would be
         a round trip for nothing.
         """
-        session = self._sessions()
+        session = self._session()
         # Only where all sessions share one connection (SQLite in memory) would a reader meet a writer's transaction.
-        if isinstance(_pool(session), StaticPool):
-            async with self._gate(session):
-                return cast("Result", await session.run_sync(_read_and_close, work))
-        return cast("Result", await session.run_sync(_read_and_close, work))
+        gate = self._gate(session) if isinstance(_pool(session), StaticPool) else nullcontext()
+        async with self._turn(), gate:
+            return await session.run_sync(_read_and_close, work)
+
+    def _session(self) -> AsyncSession:
+        session = self._sessions()
+        if isinstance(session, AsyncSession):
+            return session
+        # It has as much of an AsyncSession as is used here.
+        return cast("AsyncSession", SessionInThreads(session, self._executor))
+
+    def _turn(self) -> AbstractAsyncContextManager[Any]:
+        """Where threads are needed, a turn before one is taken: see `threads_for`."""
+        if isinstance(self._sessions, async_sessionmaker):
+            return nullcontext()
+        loop = asyncio.get_running_loop()
+        if loop not in self._turns:
+            self._turns[loop] = asyncio.Semaphore(self._threads)
+        return _turn(self._turns[loop])
+
+    @cached_property
+    def _threads(self) -> int:
+        return threads_for(self._sessions().get_bind())
+
+    @cached_property
+    def _executor(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="concave-session")
 
     def _begin(self, session: Session, *, begins_with_write: bool) -> SessionTransaction:
         transaction = session.begin()
@@ -133,7 +171,7 @@ def _read_and_close(session: Session, work: Callable[[Session], Result]) -> Resu
 
 
 @asynccontextmanager
-async def _turn(lock: asyncio.Lock) -> AsyncGenerator[None]:
+async def _turn(lock: asyncio.Lock | asyncio.Semaphore) -> AsyncGenerator[None]:
     try:
         async with asyncio.timeout(GATE_PATIENCE):
             await lock.acquire()
@@ -155,7 +193,9 @@ def _pool(session: AsyncSession) -> Any:
 
 
 def _check_isolation(connection: Connection) -> None:
-    if getattr(connection.connection.dbapi_connection, "isolation_level", None) == "autocommit":
+    raw: Any = connection.connection.dbapi_connection
+    # asyncpg's adapter says so in words, psycopg's and others' connections have a flag.
+    if getattr(raw, "isolation_level", None) == "autocommit" or getattr(raw, "autocommit", None) is True:
         raise ConfigurationError(
             "the engine is in AUTOCOMMIT, where nothing can be rolled back: give the resource's session factory"
             " another, say engine.execution_options(isolation_level='READ COMMITTED')"
@@ -172,10 +212,15 @@ def _take_write_lock(connection: Connection) -> None:
     # A transaction that reads first and writes later can fail with SQLITE_BUSY at once, whatever the timeout: so it begins as
     # a writer. The driver begins lazily; an engine that was told to begin by itself (SQLAlchemy's recipe, or the driver's
     # autocommit=False) has begun, but as a reader. Nothing has happened in that transaction yet.
-    raw: Any = connection.connection.driver_connection
-    if raw.in_transaction:
+    if has_begun(connection):
         connection.exec_driver_sql("COMMIT")
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def has_begun(connection: Connection) -> bool:
+    """Whether SQLite's own transaction has: its drivers begin one with the first change."""
+    raw: Any = connection.connection.driver_connection
+    return bool(raw.in_transaction)
 
 
 def _commit_and_close(session: Session) -> None:

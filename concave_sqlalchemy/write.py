@@ -17,6 +17,7 @@ from concave.tasks.scheduler import TaskScheduler
 from concave.tasks.submission import submission
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission
+from concave_sqlalchemy.threads import caller_in_threads, session_for_hooks
 
 __all__ = ["Write"]
 
@@ -34,10 +35,11 @@ class Write:
         self.ctx = HookContext(
             user=user,
             request=request,
-            session=session,
+            session=session_for_hooks(session),
             resource=resource,
             request_id=_request_id(request),
             enqueue=self._enqueue,
+            in_thread=caller_in_threads(session),
         )
         self._outbox = outbox
         self._flushed = False
