@@ -189,16 +189,20 @@ def _takes_event(function: Callable[..., Any]) -> bool:
 
 def _event(event: Event, ctx: HookContext, row: Row) -> TriggerEvent:
     previous = row if event == "delete" else ctx.previous
-    known = previous if event == "update" else None
     return TriggerEvent(
         event=event,
         resource=ctx.resource,
         previous=previous,
-        changed=frozenset(
-            name for name in row if known is None or name not in known or _differ(known[name], row[name])
-        ),
+        changed=changed_columns(previous if event == "update" else None, row),
         user=ctx.user,
         request_id=ctx.request_id,
+    )
+
+
+def changed_columns(previous: Row | None, row: Row) -> frozenset[str]:
+    """The columns whose value is another one than before: all of them where that isn't known."""
+    return frozenset(
+        name for name in row if previous is None or name not in previous or _differ(previous[name], row[name])
     )
 
 

@@ -8,6 +8,7 @@ from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.resource import Resource, use_resource
 from concave_sqlalchemy.scopes import ALLOW, DENY, Scopes
 from concave_sqlalchemy.tables import create_outbox_tables, metadata
+from concave_sqlalchemy.tracking import track_session
 
 __all__ = [
     "ALLOW",
@@ -22,5 +23,6 @@ __all__ = [
     "extend_openapi",
     "metadata",
     "openapi_route",
+    "track_session",
     "use_resource",
 ]

@@ -1,4 +1,4 @@
-"""A synchronous ``sessionmaker``: resources, hooks, and outbox in threads, on pysqlite and psycopg."""
+"""A synchronous ``sessionmaker``: resources, hooks, outbox and tracking in threads, on pysqlite and psycopg."""
 
 import asyncio
 import threading
@@ -28,7 +28,7 @@ from concave import (
 )
 from concave.kv import MemoryKV
 from concave.tasks.scheduler import TaskScheduler
-from concave_sqlalchemy import create_outbox_tables, enqueue_in, use_resource
+from concave_sqlalchemy import create_outbox_tables, enqueue_in, track_session, use_resource
 from concave_sqlalchemy.outbox import Outbox
 from tests.servers import temporary_database
 
@@ -247,6 +247,47 @@ async def test_a_task_in_a_plain_session_is_relayed_by_the_loop_that_sweeps(
     with Session(engine) as session, pytest.raises(TaskInputError):
         enqueue_in(session, note, 1)
     await Outbox.of(sessions).drain()
+
+
+async def test_tracking_a_plain_session(engine: Engine, scheduler: TaskScheduler) -> None:
+    sessions = sessionmaker(engine)
+    trigger = TaskTrigger(note, transform=lambda row, event: f"{event.event} {row['name']}")
+    hooks = create_task_trigger_hooks(on_create=[trigger], on_update=[trigger], on_delete=[trigger])
+
+    def beside(ctx: HookContext, row: Row) -> None:
+        if row["name"] == "a":
+            ctx.session.add(Thing(name="beside"))
+
+    def write() -> None:
+        with sessions.begin() as session:
+            thing = Thing(name="a")
+            session.add(thing)
+            session.flush()
+            thing.name = "b"
+            with session.begin_nested() as savepoint:
+                session.add(Thing(name="taken"))
+                session.flush()
+                savepoint.rollback()
+        with sessions.begin() as session:
+            session.delete(session.merge(thing))
+
+    track_session(sessions, {Thing: compose_hooks(hooks, ResourceHooks(on_after_create=beside))})
+    await asyncio.to_thread(write)
+    assert await Outbox.of(sessions).sweep(scheduler.submit) == 4
+    assert await inputs(sessions, scheduler) == ["create a", "create beside", "delete b", "update b"]
+
+
+async def test_a_tracked_hook_of_a_plain_session_can_not_wait(engine: Engine) -> None:
+    async def waits(ctx: HookContext, row: Row) -> None:
+        await asyncio.sleep(0)
+
+    sessions = sessionmaker(engine)
+    track_session(sessions, {Thing: ResourceHooks(on_after_create=waits)})
+    with sessions() as session:
+        session.add(Thing(name="a"))
+        with pytest.raises(RuntimeError, match="can't wait"):
+            session.commit()
+    assert count(engine) == 0
 
 
 async def test_sqlite_in_memory_is_one_database_for_all_threads_or_refused(scheduler: TaskScheduler) -> None:
