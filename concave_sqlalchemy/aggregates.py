@@ -113,7 +113,10 @@ class Aggregates:
         if is_whole and isinstance(value, str):
             high, _, low = value.partition(",")
             return (int(high) << 32) + int(low)
-        return int(value) if is_whole and isinstance(value, decimal.Decimal) else value
+        if is_whole and isinstance(value, decimal.Decimal):
+            return int(value)
+        write = self._schema.written.get(name)
+        return value if write is None else write(value)
 
 
 def _aggregate(function: str, field: ResourceField, *, dialect: str) -> ColumnElement[Any]:

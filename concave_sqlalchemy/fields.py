@@ -74,6 +74,7 @@ def fields_of(table: Table, mapper: Mapper[Any] | None) -> list[ResourceField]:
 
 def bare_type(kind: types.TypeEngine[Any]) -> types.TypeEngine[Any]:
     """What a column's type is in the database, without the decorators around it."""
+    # An Interval is one as well, and yet a type of its own: where the database has none, it stands for a moment.
     while isinstance(kind, types.TypeDecorator) and not isinstance(kind, types.Interval):
         kind = kind.impl_instance
     return kind
@@ -122,6 +123,10 @@ def _field(name: str, column: Column[Any], table: Table) -> ResourceField:
 def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a table, case by case)
     """The values that a column holds, bounded as PostgreSQL bounds them, so that both databases take the same."""
     match kind:
+        case types.PickleType():
+            raise ConfigurationError(
+                "a PickleType has no JSON, and nothing is unpickled here: leave it out of the class, or use JSON"
+            )
         case types.Interval():  # which is a decorator, of SQLAlchemy's own
             return Annotated[dt.timedelta, Field(ge=-MAX_INTERVAL, le=MAX_INTERVAL)]
         case types.TypeDecorator():
@@ -151,15 +156,19 @@ def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a tab
                 return Annotated[NaiveDatetime, WithJsonSchema(LOCAL)]
             return Annotated[AwareDatetime, AfterValidator(_in_utc)]
         case types.ARRAY():
-            return list[_type_of(kind.item_type) | None]  # type: ignore[misc]
+            return _array(_type_of(kind.item_type) | None, kind.dimensions or 1)
         case types.Time():
             return dt.time if kind.timezone else Annotated[dt.time, AfterValidator(_without_offset)]
         case types.JSON():
             return Annotated[Any, AfterValidator(_finite)]
         case types.Uuid():
-            return uuid.UUID if kind.as_uuid else _text(36)
+            return uuid.UUID if kind.as_uuid else Annotated[str, AfterValidator(_uuid_text)]
         case _:
             return _python_type(kind)
+
+
+def _array(item: Any, dimensions: int) -> Any:
+    return list[item] if dimensions == 1 else list[_array(item, dimensions - 1)]  # type: ignore[misc]
 
 
 def _integer(bits: int) -> Any:
@@ -242,6 +251,13 @@ def _in_utc(moment: dt.datetime) -> dt.datetime:
         return moment.astimezone(dt.UTC)
     except OverflowError:
         raise ValueError("must be within the years 1 to 9999, in UTC too") from None
+
+
+def _uuid_text(text: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise ValueError("must be a UUID") from None
 
 
 def _bytes_of(value: Any) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from base64 import b64encode
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from pydantic_core import to_json
@@ -15,11 +14,13 @@ Presenter: TypeAlias = Callable[[Sequence[Any]], dict[str, Any]]
 """A row's values, in order → what `as_json` takes. Values beyond those that are shown are left out."""
 
 
-def presenter(shown: Sequence[str], *, zoned: Collection[str], binary: Collection[str]) -> Presenter:
-    """What shows rows of these fields. `zoned`: moments that the database has lost the zone of, which is UTC. `binary`: bytes."""
+def presenter(
+    shown: Sequence[str], *, zoned: Collection[str], written: Mapping[str, Callable[[Any], Any]]
+) -> Presenter:
+    """What shows rows of these fields. `zoned`: moments that the database has lost the zone of, which is UTC. `written`: see `RowSchema`."""
     names = tuple(shown)
     special: list[tuple[str, Callable[[Any], Any]]] = [(name, _in_utc) for name in names if name in zoned]
-    special += [(name, _in_base64) for name in names if name in binary]
+    special += [(name, written[name]) for name in names if name in written]
 
     def plain(row: Sequence[Any]) -> dict[str, Any]:
         return dict(zip(names, row, strict=False))
@@ -42,8 +43,3 @@ def _in_utc(moment: Any) -> Any:
     # What is written through a resource is in UTC.
     is_naive = isinstance(moment, dt.datetime) and moment.tzinfo is None
     return moment.replace(tzinfo=dt.UTC) if is_naive else moment
-
-
-def _in_base64(value: Any) -> Any:
-    # The standard alphabet, which every client's decoder takes.
-    return value if value is None else b64encode(value).decode()

@@ -189,7 +189,7 @@ class Reading:
         kept = self._presenters.get(shown)
         if kept is None:
             zoned = self._schema.zoned if self._transactions.dialect == "sqlite" else ()
-            kept = presenter(shown, zoned=zoned, binary=self._schema.binary)
+            kept = presenter(shown, zoned=zoned, written=self._schema.written)
             _keep(self._presenters, shown, kept)
         return kept
 

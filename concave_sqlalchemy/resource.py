@@ -24,6 +24,7 @@ from concave_sqlalchemy.etags import Conditions, Tags
 from concave_sqlalchemy.fields import ResourceField, fields_of, table_of
 from concave_sqlalchemy.filters import FilterOperator
 from concave_sqlalchemy.idempotency import Records
+from concave_sqlalchemy.json_values import Numbers
 from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
 from concave_sqlalchemy.openapi.document import Subject, described, document
@@ -239,6 +240,7 @@ def use_resource(
     idempotency_ttl: float | dt.timedelta = 24 * 3600,
     operators: Mapping[str, FilterOperator] | None = None,
     secret: str | bytes | None = None,
+    numeric: Numbers = "string",
 ) -> Resource:
     """A REST resource of a mapped class or a `Table`.
 
@@ -253,7 +255,8 @@ def use_resource(
     `require_if_match`: a row is changed or deleted only by who says which state of it is meant; 428 otherwise. `idempotency_ttl`: seconds for which the answer to a request with an ``Idempotency-Key`` is given again. `operators`: of filters, beside those that
     there are; see `FilterOperator`. `secret`: what cursors are signed with, for all processes of the app the same; without it the
     environment's CONCAVE_SECRET, and without that a random one: a cursor from another process, or from before a restart, is then
-    refused with 400.
+    refused with 400. `numeric`: how Numeric columns are shown: ``"string"``, with every digit, or ``"number"``, which JavaScript
+    and most other readers round to 15 to 17 digits. Bodies may have either.
 
     Each request is one transaction, committed before the response is sent; hooks run inside it, and what they enqueue commits
     with it. Rows are dicts by field name: the mapped attribute's, or the column's key. Raises `ConfigurationError` for a table
@@ -263,7 +266,9 @@ def use_resource(
     every = fields_of(found, mapper)
     key = key_of(found, every, id)
     allowed = Allowed.of(every, key, fields, version=version)
-    schema = RowSchema.of(found.name, every, key, allowed)
+    if numeric not in {"string", "number"}:
+        raise ConfigurationError(f'numeric is "string" or "number", not {numeric!r}')
+    schema = RowSchema.of(found.name, every, key, allowed, numeric=numeric)
     if not 1 <= default_limit <= max_limit:
         raise ConfigurationError(
             f"default_limit must be 1 to max_limit, not {default_limit} with {max_limit}"

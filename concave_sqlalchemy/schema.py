@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_json
-from sqlalchemy import JSON, DateTime, LargeBinary, RowMapping, null
+from sqlalchemy import JSON, DateTime, RowMapping, null
 
 from concave_sqlalchemy.fields import ResourceField, bare_type
+from concave_sqlalchemy.json_values import Numbers, writer_of
 from concave_sqlalchemy.keys import Key
 from concave_sqlalchemy.policy import Allowed
 from concave_sqlalchemy.presenting import as_json
@@ -66,13 +66,23 @@ class RowSchema:
     key: Key
     zoned: tuple[str, ...]
     """The fields that hold moments in time."""
-    binary: tuple[str, ...]
+    numeric: Numbers
+    written: Mapping[str, Callable[[Any], Any]]
+    """Of fields whose values JSON has no way of its own for: how clients see them (see `json_values`)."""
     json: frozenset[str]
     hidden: frozenset[str]
     """The fields that no answer shows."""
 
     @classmethod
-    def of(cls, name: str, fields: Iterable[ResourceField], key: Key, allowed: Allowed) -> RowSchema:
+    def of(
+        cls,
+        name: str,
+        fields: Iterable[ResourceField],
+        key: Key,
+        allowed: Allowed,
+        *,
+        numeric: Numbers = "string",
+    ) -> RowSchema:
         """The schema of a table whose rows are told apart by `key`, and of which clients see what is `allowed`."""
         every = tuple(fields)
         not_computed = [field for field in every if not (field.computed or field is allowed.version)]
@@ -97,7 +107,10 @@ class RowSchema:
             needs_hook=any(field not in settable and not field.has_default for field in not_computed),
             key=key,
             zoned=tuple(field.name for field in every if _is_zoned(field)),
-            binary=tuple(field.name for field in every if isinstance(field.column.type, LargeBinary)),
+            numeric=numeric,
+            written={
+                field.name: write for field in every if (write := writer_of(field, numeric)) is not None
+            },
             json=frozenset(field.name for field in every if isinstance(bare_type(field.column.type), JSON)),
             hidden=frozenset(field.name for field in every) - {field.name for field in allowed.readable},
         )
@@ -150,9 +163,9 @@ class RowSchema:
     def _presented(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.hidden:
             row = {name: value for name, value in row.items() if name not in self.hidden}
-        # The standard alphabet, which every client's decoder takes.
-        given = [name for name in self.binary if row.get(name) is not None]
-        return {**row, **{name: b64encode(row[name]).decode() for name in given}} if given else row
+        if not self.written:
+            return row
+        return {**row, **{name: write(row[name]) for name, write in self.written.items() if name in row}}
 
 
 def _model(
@@ -180,9 +193,10 @@ def _given(model: BaseModel) -> Validated:
 
 
 def _is_zoned(field: ResourceField) -> bool:
-    return isinstance(field.column.type, DateTime) and field.column.type.timezone
+    kind = bare_type(field.column.type)
+    return isinstance(kind, DateTime) and kind.timezone
 
 
 def _sql_value(field: ResourceField, value: Any) -> Any:
     # None in a JSON column is SQL's NULL, as everywhere else, rather than JSON's.
-    return null() if value is None and isinstance(field.column.type, JSON) else value
+    return null() if value is None and isinstance(bare_type(field.column.type), JSON) else value

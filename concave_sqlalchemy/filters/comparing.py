@@ -13,7 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, String, and_, collate, func, literal, not_, or_, type_coerce, types
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    String,
+    and_,
+    collate,
+    func,
+    literal,
+    not_,
+    or_,
+    type_coerce,
+    types,
+)
 from sqlalchemy.dialects import sqlite
 
 from concave_sqlalchemy.fields import ResourceField, bare_type
@@ -134,7 +146,8 @@ def is_empty(operand: Operand) -> ColumnElement[bool]:
 
 
 def _ordered(column: ColumnElement[Any], order: Order, value: Any) -> ColumnElement[bool]:
-    return COMPARE[order](column, value)
+    # SQLAlchemy has True and False compared for equality alone, unless they are bound.
+    return COMPARE[order](column, literal(value, Boolean()) if isinstance(value, bool) else value)
 
 
 def _lettered(text: ColumnElement[str], order: Order, low: str, high: str) -> ColumnElement[bool]:

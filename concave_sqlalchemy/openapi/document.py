@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from concave_sqlalchemy.aggregates import aggregable
 from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.filters.parser import MAX_LENGTH
+from concave_sqlalchemy.json_values import shown_type
 from concave_sqlalchemy.openapi.operations import OPERATIONS, Operation
 from concave_sqlalchemy.policy import Allowed
 from concave_sqlalchemy.schema import BodyModel, RowSchema
@@ -160,7 +161,10 @@ def _row(subject: Subject, schemas: _Schemas) -> Json:
 
 
 def _selected(subject: Subject, schemas: _Schemas) -> Json:
-    properties = {field.name: schemas.of(field.type) for field in subject.allowed.readable}
+    properties = {
+        field.name: schemas.of(shown_type(field, subject.schema.numeric))
+        for field in subject.allowed.readable
+    }
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
