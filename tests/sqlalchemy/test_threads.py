@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import httpx
 import pytest
@@ -27,6 +28,7 @@ from concave import (
     task_lifespan,
 )
 from concave.kv import MemoryKV
+from concave.tasks import defaults
 from concave.tasks.scheduler import TaskScheduler
 from concave_sqlalchemy import create_outbox_tables, enqueue_in, track_session, use_resource
 from concave_sqlalchemy.outbox import Outbox
@@ -215,8 +217,10 @@ async def test_whoever_is_cancelled_waits_for_the_thread_and_rolls_back(
 
 
 async def test_a_task_in_a_plain_session_is_relayed_by_the_loop_that_sweeps(
-    engine: Engine,
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A lifespan sweeps every outbox of its process: none of another test's, whose engine is disposed of.
+    monkeypatch.setattr(defaults, "_outboxes", WeakSet())
     sessions = sessionmaker(engine)
 
     def write(entry: str, verb: str) -> str:
