@@ -121,7 +121,8 @@ def _listen(tracked: TrackedClass, sessions: type[Session]) -> None:
 
     def flush_of(target: Any) -> Flush | None:
         session = object_session(target)
-        return session.info[UNIT].current if isinstance(session, sessions) else None
+        unit: Unit | None = session.info.get(UNIT) if isinstance(session, sessions) else None
+        return None if unit is None else unit.current
 
     def before(_mapper: Any, connection: Any, target: Any) -> None:
         if (flush := flush_of(target)) is not None:

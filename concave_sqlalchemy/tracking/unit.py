@@ -52,10 +52,12 @@ class Unit:
 
     def flush(self, flush: Callable[[], None]) -> None:
         """Flush, call the hooks of what was written, and write the tasks."""
+        if self.current is not None:
+            flush()  # within another, which SQLAlchemy refuses
+            return
         notes = self.current = Flush()
         try:
-            if not self._session._flushing:  # noqa: SLF001  # type: ignore[attr-defined]
-                notes.look_ahead(self._session, self._tracked)
+            notes.look_ahead(self._session, self._tracked)
             flush()
         finally:
             self.current = None
