@@ -1,6 +1,8 @@
 """Every generic type of SQLAlchemy's as a column: written, read, filtered, ordered and paged alike on both databases."""
 
 import enum
+import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from starlette.applications import Starlette
 from concave import ConfigurationError
 from concave_sqlalchemy import use_resource
 from tests.servers import temporary_database
+from tests.servers.process import ROOT
 
 
 class Size(enum.Enum):
@@ -338,3 +341,38 @@ async def test_what_has_no_json_is_refused(database: Database) -> None:
     wrong: Any = "text"
     with pytest.raises(ConfigurationError, match="numeric"):
         await client_of(database, sa.Column("v", t.Integer), numeric=wrong)
+
+
+def _lines_of_the_doc() -> list[tuple[str, str, Any, Any]]:
+    """Type, what stands beside it, what is sent, and what is shown."""
+    text = (ROOT / "docs" / "columns.md").read_text(encoding="utf-8")
+    found: list[tuple[str, str, Any, Any]] = []
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            types, sent, shown = line.strip("| ").split(" | ")
+            values = [json.loads(each.strip("`")) for each in (sent, shown)]
+            found += [(each, types, *values) for each in re.findall(r"`([^`]+)`", types)]
+    return found
+
+
+async def test_each_line_of_the_doc(database: Database) -> None:
+    lines = _lines_of_the_doc()
+    assert len(lines) == 27
+    for written, types, sent, shown in lines:
+        if "(PostgreSQL)" in types and database.dialect != "postgresql":
+            continue
+        kind = eval(written, dict(vars(sa)))
+        async with await client_of(database, sa.Column("v", kind)) as client:
+            assert (await client.post("", json={"v": sent})).json() == {"id": 1, "v": shown}, written
+            assert (await client.get("/1")).json() == {"id": 1, "v": shown}, written
+
+
+async def test_what_sqlite_can_not_keep(database: Database) -> None:
+    """The limits that the doc tells of, so that it goes on telling the truth."""
+    is_exact = database.dialect == "postgresql"
+    async with await client_of(database, sa.Column("v", t.Numeric(20, 4))) as client:
+        kept = (await client.post("", json={"v": "1234567890123456.7891"})).json()["v"]
+        assert (kept == "1234567890123456.7891") is is_exact
+    async with await client_of(database, sa.Column("v", t.Time(timezone=True))) as client:
+        kept = (await client.post("", json={"v": "13:00:00+02:00"})).json()["v"]
+        assert kept == ("13:00:00+02:00" if is_exact else "13:00:00")
