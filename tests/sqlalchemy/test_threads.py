@@ -118,6 +118,30 @@ async def test_every_verb_and_its_tasks(engine: Engine, scheduler: TaskScheduler
     ]  # fmt: skip
 
 
+async def test_batches_conditions_upserts_and_keys(engine: Engine, scheduler: TaskScheduler) -> None:
+    trigger = TaskTrigger(note, transform=lambda row, event: f"{event.event} {row['name']}")
+    hooks = create_task_trigger_hooks(on_create=[trigger], on_update=[trigger], on_delete=[trigger])
+    sessions = sessionmaker(engine)
+    async with client_of(use_resource(Thing, session=sessions, hooks=hooks)) as client:
+        made = await client.post("/batch", json={"items": [{"name": "a"}, {"name": "b"}]})
+        assert made.status_code == 200, made.text
+        tag = (await client.get("/1")).headers["etag"]
+        for status in (200, 412):
+            answer = await client.patch("/1", json={"name": "c"}, headers={"if-match": tag})
+            assert answer.status_code == status
+        assert (await client.post("?on_conflict=name", json={"name": "b"})).status_code == 200
+        keyed = {"idempotency-key": '"once"'}
+        once = [await client.post("", json={"name": "d"}, headers=keyed) for _ in range(2)]
+        assert once[0].status_code == 201
+        assert once[0].content == once[1].content
+        gone = await client.delete("/batch?filter=name=in=(b,d)")
+        assert gone.json() == {"count": 2}
+    assert count(engine) == 1
+    assert set(await inputs(sessions, scheduler)) >= {
+        "create a", "create b", "create d", "delete b", "delete d", "update c",
+    }  # fmt: skip
+
+
 async def test_plain_hooks_are_in_a_thread_and_async_ones_on_the_loop(
     engine: Engine, scheduler: TaskScheduler
 ) -> None:
