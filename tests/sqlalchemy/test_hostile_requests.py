@@ -37,7 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from starlette.applications import Starlette
 
-from concave_sqlalchemy import use_resource
+from concave_sqlalchemy import Scopes, use_resource
 from tests.servers import temporary_database
 from tests.sqlalchemy.hostile import Asked, asked
 
@@ -75,6 +75,13 @@ lettered = table_of("lettered", Column("id", Text, primary_key=True))
 TABLES = (numbered, lettered)
 
 
+def _own(table: Table) -> Scopes:
+    def mine(_user: Any) -> Any:
+        return table.c.owner == "me"
+
+    return Scopes(read=mine, create=mine, update=mine, delete=mine)
+
+
 class Client:
     """Sends requests to an app and looks at what comes back; in a loop of its own, since Hypothesis' tests are plain functions."""
 
@@ -84,7 +91,10 @@ class Client:
         self._engine = engine
         sessions = async_sessionmaker(engine)
         self._app = Starlette(
-            routes=[use_resource(table, session=sessions).mount(f"/{table.name}") for table in TABLES]
+            routes=[
+                use_resource(table, session=sessions, scopes=_own(table)).mount(f"/{table.name}")
+                for table in TABLES
+            ]
         )
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -135,6 +145,17 @@ class Client:
         return status, json.loads(body) if body and kind.endswith("json") else None
 
 
+def _owners(answer: Any) -> set[Any]:
+    """Whose rows an answer shows, be it a row, a page or groups."""
+    if not isinstance(answer, dict):
+        return set()
+    found: dict[str, Any] = answer
+    rows = [found, *found.get("items", ())]
+    for group in found.get("groups", ()):
+        rows += [each for each in group.values() if isinstance(each, dict)]
+    return {row.get("owner") for row in rows}
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def client(request: pytest.FixtureRequest) -> Generator[Client]:
     loop = asyncio.new_event_loop()
@@ -162,6 +183,7 @@ def test_whatever_is_asked(client: Client, table: Table) -> None:
         for request in requests:
             status, answer = await client.send(table, request, cursor)
             assert status < 500, (request, cursor, answer)
+            assert "you" not in _owners(answer), (request, cursor, answer)
             if status == 200 and isinstance(answer, dict) and "nextCursor" in answer:
                 cursor = answer["nextCursor"] or cursor
 
@@ -176,10 +198,12 @@ def test_whatever_is_asked(client: Client, table: Table) -> None:
     def send(requests: list[Asked]) -> None:
         client.run(ask(requests))
 
+    before = client.run(client.others(table))
     # The short form sends the same each time; the long form looks further, and a failure names the seed.
     for number in itertools.count(FIRST_SEED):
         seed(number)(send)()
         if sum(client.answers.values()) >= REQUESTS // len(TABLES):
             break
+    assert client.run(client.others(table)) == before
     assert client.answers[200]
     assert client.answers[400]
