@@ -27,6 +27,8 @@ JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 TEXT: Final[Json] = {"type": "string"}
 RSQL: Final = 'RSQL, as in `age>=18;(role==admin,name=icontains="ada")`: `;` is AND, `,` is OR; lists are written `(a,b)`.'
+ETAGS: Final = r'^(\*|(W/)?"[!#-~]*"(, (W/)?"[!#-~]*")*)$'
+IDEMPOTENCY_KEY: Final = r"^[!-~]([ -~]{0,253}[!-~])?$"
 ORDER: Final = "Fields in order, each with `:asc` or `:desc`, as in `name:asc,id:desc`. NULL counts as the greatest value."
 
 
@@ -39,6 +41,7 @@ class Subject:
     allowed: Allowed
     default_limit: int
     max_limit: int
+    max_batch: int
     may_be_refused: bool
     """Whether a request's user decides what is answered."""
     completes_create: bool
@@ -127,6 +130,8 @@ def _operation(operation: Operation, subject: Subject, schemas: _Schemas) -> Jso
             }
             for name, target in operation.links.items()
         }
+    if operation.tagged:
+        answer["headers"] = {"ETag": {"schema": TEXT, "description": "The state of the row, for If-Match."}}
     refusals = (401, 403) if subject.may_be_refused else ()
     problems = {
         str(status): {
@@ -141,6 +146,13 @@ def _operation(operation: Operation, subject: Subject, schemas: _Schemas) -> Jso
         "tags": [subject.table],
         "responses": {str(operation.status): answer, **problems},
     }
+    if operation.or_status is not None:
+        others = {name: each for name, each in answer.items() if name != "links"}
+        made["responses"][str(operation.or_status)] = {
+            **others, "description": HTTPStatus(operation.or_status).phrase,
+        }  # fmt: skip
+    if operation.may_be_known:
+        made["responses"]["304"] = {"description": HTTPStatus(304).phrase}
     if operation.description:
         made["description"] = operation.description
     parameters = {name: PARAMETERS[name](subject, schemas) for name in operation.parameters}
@@ -207,6 +219,23 @@ def _count(_subject: Subject, _schemas: _Schemas) -> Json:
     }
 
 
+def _rows(subject: Subject, schemas: _Schemas) -> Json:
+    return _items(schemas.ref("Row", subject))
+
+
+def _drafts(subject: Subject, schemas: _Schemas) -> Json:
+    return _items(schemas.ref("Create", subject), maxItems=subject.max_batch)
+
+
+def _items(each: Json, **bounds: int) -> Json:
+    return {
+        "type": "object",
+        "properties": {"items": {"type": "array", "items": each, **bounds}},
+        "required": ["items"],
+        "additionalProperties": False,
+    }
+
+
 def _problem(_subject: Subject, _schemas: _Schemas) -> Json:
     error = {
         "type": "object",
@@ -240,6 +269,8 @@ SCHEMAS: Final[Mapping[str, Callable[[Subject, _Schemas], Json]]] = {
     "Page": _page,
     "Groups": _groups,
     "Count": _count,
+    "Rows": _rows,
+    "Drafts": _drafts,
     PROBLEM: _problem,
     "Create": _body(lambda subject: (subject.schema.create, subject.completes_create)),
     "Patch": _body(lambda subject: (subject.schema.patch, subject.completes_update)),
@@ -289,6 +320,10 @@ def _id(subject: Subject, schemas: _Schemas) -> Json:
     return {"in": "path", "required": True, "schema": schema}
 
 
+def _header(pattern: str, description: str) -> Callable[[Subject, _Schemas], Json | None]:
+    return _always({"in": "header", "schema": {**TEXT, "pattern": pattern}, "description": description})
+
+
 PARAMETERS: Final[Mapping[str, Callable[[Subject, _Schemas], Json | None]]] = {
     "id": _id,
     "filter": _always(_query({**TEXT, "format": "rsql", "maxLength": MAX_LENGTH}, RSQL)),
@@ -309,4 +344,18 @@ PARAMETERS: Final[Mapping[str, Callable[[Subject, _Schemas], Json | None]]] = {
     "avg": _aggregated("avg", "Numbers whose average is wanted."),
     "min": _aggregated("min", "Fields whose least value is wanted."),
     "max": _aggregated("max", "Fields whose greatest value is wanted."),
+    "all": _always(
+        _query({"type": "boolean", "default": False}, "That all rows are meant, where there is no filter.")
+    ),
+    "on_conflict": _always(
+        _query(
+            {**TEXT, "format": "unique-fields"}, "The key, or fields that are unique together, as in `email`."
+        )
+    ),
+    "If-Match": _header(ETAGS, "Only where the row is in one of these states, or there at all: `*`."),
+    "If-None-Match": _header(ETAGS, "Only where the row is in none of these states."),
+    "Idempotency-Key": _header(
+        IDEMPOTENCY_KEY,
+        "A name of this request: sent again with it, it is answered again and done once.",
+    ),
 }

@@ -29,11 +29,21 @@ class Operation:
     answer: str = ""
     """The schema of its answer, where that isn't empty."""
     problems: tuple[int, ...] = READS
+    or_status: int | None = None
+    """Another status with the same answer."""
+    may_be_known: bool = False
+    """Whether 304 says that the client has it already."""
+    tagged: bool = False
+    """Whether the answer is one row, with its ETag."""
     links: Mapping[str, str] = field(default_factory=dict[str, str])
     """What can be done next with the row that is answered: a link's name → the operation's."""
 
 
 ONE_ROW: Final = {"read": "read", "change": "patch", "replace": "replace", "delete": "delete"}
+
+KEYED: Final = ("Idempotency-Key",)
+CONDITIONAL: Final = ("id", "If-Match", "If-None-Match", "Idempotency-Key")
+ONE_WRITE: Final = (404, 412, 428, *WRITES)
 
 OPERATIONS: Final = (
     Operation(
@@ -42,7 +52,10 @@ OPERATIONS: Final = (
         parameters=("filter", "orderBy", "select", "limit", "cursor", "totalCount"), answer="Page",
     ),
     Operation(
-        "create", "post", "", "A new row", body="Create", status=201, answer="Row", problems=WRITES, links=ONE_ROW,
+        "create", "post", "", "A new row",
+        "With `on_conflict`, a change of the row that has the same values of these fields, where there is one: 200.",
+        parameters=("on_conflict", "Idempotency-Key"), body="Create", status=201, or_status=200, answer="Row", problems=WRITES,
+        tagged=True, links=ONE_ROW,
     ),
     Operation("count", "get", "/count", "How many rows there are", parameters=("filter",), answer="Count"),
     Operation(
@@ -51,19 +64,33 @@ OPERATIONS: Final = (
         parameters=("filter", "groupBy", "count", "sum", "avg", "min", "max"), answer="Groups",
     ),
     Operation(
-        "read", "get", "/{id}", "One row", parameters=("id", "select"), answer="Selected", problems=(404, *READS),
+        "createMany", "post", "/batch", "New rows, all of them or none", parameters=("on_conflict", "Idempotency-Key"),
+        body="Drafts", answer="Rows", problems=WRITES,
     ),
     Operation(
-        "patch", "patch", "/{id}", "Change some columns of a row", parameters=("id",), body="Patch", answer="Row",
-        problems=(404, *WRITES),
+        "patchMany", "patch", "/batch", "The same change of several rows, all of them or none",
+        "The rows are those of `filter`; or all, which must be said: `all=true`.",
+        parameters=("filter", "all", *KEYED), body="Patch", answer="Count", problems=WRITES,
     ),
     Operation(
-        "replace", "put", "/{id}", "Change all columns of a row",
-        "Those that are left out go back to their defaults.",
-        parameters=("id",), body="Replace", answer="Row", problems=(404, *WRITES),
+        "deleteMany", "delete", "/batch", "Delete several rows, all of them or none",
+        "The rows are those of `filter`; or all, which must be said: `all=true`.",
+        parameters=("filter", "all", *KEYED), answer="Count", problems=(400, 409, 422, 500, 503),
     ),
     Operation(
-        "delete", "delete", "/{id}", "Delete a row", parameters=("id",), status=204,
-        problems=(400, 404, 409, 500, 503),
+        "read", "get", "/{id}", "One row", parameters=("id", "select", "If-Match", "If-None-Match"), answer="Selected",
+        problems=(404, 412, *READS), tagged=True, may_be_known=True,
+    ),
+    Operation(
+        "patch", "patch", "/{id}", "Change some columns of a row", "A merge patch (RFC 7396).", parameters=CONDITIONAL,
+        body="Patch", answer="Row", problems=ONE_WRITE, tagged=True,
+    ),
+    Operation(
+        "replace", "put", "/{id}", "Change all columns of a row", "Those that are left out go back to their defaults.",
+        parameters=CONDITIONAL, body="Replace", answer="Row", problems=ONE_WRITE, tagged=True,
+    ),
+    Operation(
+        "delete", "delete", "/{id}", "Delete a row", parameters=CONDITIONAL, status=204,
+        problems=(400, 404, 409, 412, 422, 428, 500, 503),
     ),
 )  # fmt: skip

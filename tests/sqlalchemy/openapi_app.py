@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from starlette.applications import Starlette
 
-from concave_sqlalchemy import Fields, openapi_route, use_resource
+from concave_sqlalchemy import Fields, create_outbox_tables, openapi_route, use_resource
 
 
 class Size(enum.Enum):
@@ -75,6 +75,7 @@ sessions = async_sessionmaker(engine)
 async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
+    await create_outbox_tables(engine)
     yield
     await engine.dispose()
 

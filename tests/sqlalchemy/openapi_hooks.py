@@ -3,12 +3,16 @@
 A filter is in a language of its own, an order names fields, and a cursor is one that the list itself gave.
 """
 
+import re
+import uuid
 from typing import Any
 
 import requests
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, HookContext
+
+from concave_sqlalchemy.openapi.document import ETAGS, IDEMPOTENCY_KEY
 
 FILTERS = (
     "",
@@ -17,9 +21,10 @@ FILTERS = (
     "{1}==null or {0}!=null and {1}!=null",
     "{0}=in=(null)",
 )
+SHAPES = {"If-Match": ETAGS, "If-None-Match": ETAGS, "Idempotency-Key": IDEMPOTENCY_KEY}
 ORDERS = ("", "{0}", "{0}:desc,{1}:asc", "{1}:DESC")
 
-for name in ("rsql", "order", "cursor"):
+for name in ("rsql", "order", "cursor", "unique-fields"):
     schemathesis.openapi.format(name, st.text(max_size=5))
 schemathesis.openapi.format("date-time-local", st.datetimes().map(lambda moment: moment.isoformat()))
 
@@ -27,13 +32,15 @@ schemathesis.openapi.format("date-time-local", st.datetimes().map(lambda moment:
 @schemathesis.hook
 def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
     query: Any = case.query
-    if (
-        case.meta is None
-        or case.meta.generation.mode is not GenerationMode.POSITIVE
-        or not isinstance(query, dict)
-    ):
+    is_valid = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
+    _settle_headers(case, is_valid=is_valid)
+    if not is_valid or not isinstance(query, dict):
         return
     fields = _fields(case)
+    query.pop("on_conflict", None)
+    if case.path.endswith("/batch") and case.method in {"PATCH", "DELETE"}:
+        query["filter"] = f"{fields[0]}==null"
+        return
     for parameter, choices in (("filter", FILTERS), ("orderBy", ORDERS)):
         if parameter in query:
             text = choices[len(str(query[parameter])) % len(choices)]
@@ -44,10 +51,25 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         query["count"] = "true"
 
 
+def _settle_headers(case: Case[Any], *, is_valid: bool) -> None:
+    """Conditions that the row meets, and a key that no other request had; but for those that are no such thing at all."""
+    for name, value in (
+        ("If-Match", "*"),
+        ("If-None-Match", '"none"'),
+        ("Idempotency-Key", uuid.uuid4().hex),
+    ):
+        if name in case.headers and (is_valid or re.fullmatch(SHAPES[name], str(case.headers[name]))):
+            case.headers[name] = value
+
+
 def _fields(case: Case[Any]) -> list[str]:
     """What can be filtered and sorted by: what can be grouped by, which its own operation tells."""
     of_table = case.operation.schema.raw_schema["paths"][
-        case.path.removesuffix("/aggregate").removesuffix("/count").removesuffix("/{id}") + "/aggregate"
+        case.path.removesuffix("/aggregate")
+        .removesuffix("/count")
+        .removesuffix("/{id}")
+        .removesuffix("/batch")
+        + "/aggregate"
     ]
     return list(
         next(each for each in of_table["get"]["parameters"] if each["name"] == "groupBy")["schema"]["items"][
