@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import types
 
 from concave_sqlalchemy.fields import MAX_INTERVAL, ResourceField, bare_type
@@ -189,7 +189,7 @@ def _time(text: str) -> dt.time:
         raise ValueError("a time of day is expected, as in 13:00:00") from None
 
 
-_DURATION: TypeAdapter[dt.timedelta] = TypeAdapter(dt.timedelta)
+_DURATION: TypeAdapter[dt.timedelta] = TypeAdapter(dt.timedelta, config=ConfigDict(defer_build=True))
 
 
 def _interval(text: str) -> dt.timedelta:

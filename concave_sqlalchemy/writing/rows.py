@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import ClauseElement, Float, RowMapping, Table, bindparam, case, insert, literal, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
@@ -76,7 +75,7 @@ class Rows:
         self, session: AsyncSession, data: Mapping[str, Any], fields: Sequence[ResourceField]
     ) -> Row | None:
         """A new row; None where there is one with the same values of these fields, whoever put it there in the meantime."""
-        of_dialect = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        of_dialect = _insert_of(session.get_bind().dialect.name)
         statement = (
             of_dialect(self._table)
             .values(self._schema.for_database(self._numbered(data)))
@@ -162,6 +161,17 @@ class Rows:
             if type(row[name]) is int:
                 row[name] = float(row[name])
         return row
+
+
+def _insert_of(dialect: str) -> Any:
+    # A dialect is much to import, and an app has need of its own alone.
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as of_postgresql
+
+        return of_postgresql
+    from sqlalchemy.dialects.sqlite import insert as of_sqlite
+
+    return of_sqlite
 
 
 def _executed(session: Session, statement: Any, parameters: Mapping[str, Any]) -> Any:
