@@ -276,7 +276,7 @@ async def test_what_is_kept_beside_the_records_may_be_damaged_too(
         if kind in {"w", "k", "s", "o", "lock"}:
             await redis.set(key, damage, keepttl=True)
         elif kind == "e":
-            await redis.lset(key, 0, damage)
+            await redis.lset(key, 0, damage)  # type: ignore[arg-type]  # its stubs know text alone
         elif kind == "run":
             await redis.hset(key, held.task.id, held.token.encode() + damage)
         else:
