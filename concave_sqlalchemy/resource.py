@@ -27,7 +27,7 @@ from concave_sqlalchemy.idempotency import Records
 from concave_sqlalchemy.json_values import Numbers
 from concave_sqlalchemy.keys import key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
-from concave_sqlalchemy.openapi.document import Subject, described, document
+from concave_sqlalchemy.openapi.subject import Subject
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.pagination.cursors import Cursors
 from concave_sqlalchemy.pagination.request import flag, only, read_page_request
@@ -99,11 +99,15 @@ class Resource:
 
         For an app with all of its resources see `openapi_route`, and `extend_openapi` for FastAPI.
         """
+        from concave_sqlalchemy.openapi.document import document
+
         table = self._subject.table
         return document(title or table, version, [self.described(f"/{table}" if path is None else path)])
 
     def described(self, path: str) -> dict[str, Any]:
         """The ``paths`` and ``components`` of this resource in an app's document."""
+        from concave_sqlalchemy.openapi.document import described
+
         return described(self._subject, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

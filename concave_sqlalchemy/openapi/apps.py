@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from concave_sqlalchemy.openapi.document import document, merged
 from concave_sqlalchemy.resource import Resource
 
 __all__ = ["extend_openapi", "openapi_route"]
@@ -20,6 +19,8 @@ def openapi_route(*, title: str = "API", version: str = "1.0.0", path: str = "/o
     """A route of a Starlette app that answers with the OpenAPI 3.1 document of all resources that are mounted in the app."""
 
     async def show(request: Request) -> Response:
+        from concave_sqlalchemy.openapi.document import document
+
         parts = [resource.described(at) for at, resource in _resources(request.app.routes)]
         return Response(to_json(document(title, version, parts)), media_type="application/json")
 
@@ -34,6 +35,8 @@ def extend_openapi(app: Any) -> None:
     of_the_app = app.openapi
 
     def openapi() -> Any:
+        from concave_sqlalchemy.openapi.document import merged
+
         is_made = app.openapi_schema is not None
         schema = of_the_app()
         if not is_made:

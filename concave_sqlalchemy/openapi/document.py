@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -15,10 +14,10 @@ from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.filters.parser import MAX_LENGTH
 from concave_sqlalchemy.json_values import shown_type
 from concave_sqlalchemy.openapi.operations import OPERATIONS, Operation
-from concave_sqlalchemy.policy import Allowed
-from concave_sqlalchemy.schema import BodyModel, RowSchema
+from concave_sqlalchemy.openapi.subject import Subject
+from concave_sqlalchemy.schema import BodyModel
 
-__all__ = ["Subject", "described", "document", "merged"]
+__all__ = ["described", "document", "merged"]
 
 Json = dict[str, Any]
 
@@ -30,23 +29,6 @@ RSQL: Final = 'RSQL, as in `age>=18;(role==admin,name=icontains="ada")`: `;` is 
 ETAGS: Final = r'^(\*|(W/)?"[!#-~]*"(, (W/)?"[!#-~]*")*)$'
 IDEMPOTENCY_KEY: Final = r"^[!-~]([ -~]{0,253}[!-~])?$"
 ORDER: Final = "Fields in order, each with `:asc` or `:desc`, as in `name:asc,id:desc`. NULL counts as the greatest value."
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is described: a resource as its clients see it."""
-
-    table: str
-    schema: RowSchema
-    allowed: Allowed
-    default_limit: int
-    max_limit: int
-    max_batch: int
-    may_be_refused: bool
-    """Whether a request's user decides what is answered."""
-    completes_create: bool
-    """Whether a before-hook may supply what a new row's body leaves out."""
-    completes_update: bool
 
 
 def document(title: str, version: str, parts: Iterable[Json]) -> Json:

@@ -1,0 +1,27 @@
+"""What is described: apart from how, which is imported when a description is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from concave_sqlalchemy.policy import Allowed
+from concave_sqlalchemy.schema import RowSchema
+
+__all__ = ["Subject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is described: a resource as its clients see it."""
+
+    table: str
+    schema: RowSchema
+    allowed: Allowed
+    default_limit: int
+    max_limit: int
+    max_batch: int
+    may_be_refused: bool
+    """Whether a request's user decides what is answered."""
+    completes_create: bool
+    """Whether a before-hook may supply what a new row's body leaves out."""
+    completes_update: bool
