@@ -74,9 +74,11 @@ class Transactions:
         async with self._turn(), self._gate(session):
             try:
                 transaction = None
-                # Otherwise the first statement begins it: one switch of greenlets less.
-                if hooked or not (begins_with_write and self._begins_by_itself):
+                if not (begins_with_write and self._begins_by_itself):
                     transaction = await session.run_sync(self._begin, begins_with_write=begins_with_write)
+                elif hooked:
+                    # Nothing is sent: the first statement begins it, here as there where it isn't begun at all.
+                    transaction = session.sync_session.begin()
                 guard = _CommitGuard(session) if hooked else None
                 yield session
                 if transaction is not None and not transaction.is_active:

@@ -110,6 +110,12 @@ def end_suspect_turn(worker: object, *, used: bool) -> None:
             tell()
 
 
+def leave_suspect_turn(worker: object, *, used: bool) -> None:
+    """A worker stops: it neither has the turn any longer nor waits for it, which would keep the worker in memory."""
+    _kept_waiting.pop(worker, None)
+    end_suspect_turn(worker, used=used)
+
+
 def _current() -> Defaults:
     if not _stack:
         raise TasksNotInitializedError(

@@ -21,7 +21,12 @@ from concave.store.protocol import WORK, abort_topic
 from concave.store.records import Claim, Claimed, ClaimNames, Lease, Release
 from concave.tasks.alerts import DeadLetterAlerts, OnDeadLetter
 from concave.tasks.context import Report
-from concave.tasks.defaults import announced_outboxes, end_suspect_turn, take_suspect_turn
+from concave.tasks.defaults import (
+    announced_outboxes,
+    end_suspect_turn,
+    leave_suspect_turn,
+    take_suspect_turn,
+)
 from concave.tasks.heartbeat import Heartbeat
 from concave.tasks.lines import Line
 from concave.tasks.model import WorkerStats, WorkerStatus
@@ -174,7 +179,7 @@ class TaskWorker:
                 line.wake.set()
             self._try_again.set()
             await main
-            end_suspect_turn(self, used=self._had_suspects)
+            leave_suspect_turn(self, used=self._had_suspects)
             async with self._control:
                 if self._main is main:
                     self._main = None

@@ -5,6 +5,7 @@ import gc
 import logging
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -26,6 +27,7 @@ from concave.tasks.defaults import (
     announce_outbox,
     announced_outboxes,
     end_suspect_turn,
+    leave_suspect_turn,
     restore_defaults,
     take_suspect_turn,
     use_defaults,
@@ -194,3 +196,19 @@ def test_the_turn_at_what_has_crashed_before_is_one_workers_at_a_time_and_not_ke
     gc.collect()
     assert take(first)
     end_suspect_turn(first, used=False)
+
+
+def test_a_worker_that_stops_no_longer_waits_for_its_turn() -> None:
+    class Worker:
+        def wake(self) -> None:
+            raise AssertionError("it has stopped")
+
+    first, second = Worker(), Worker()
+    assert take_suspect_turn(first, first.wake)
+    assert not take_suspect_turn(second, second.wake)
+    leave_suspect_turn(second, used=True)
+    gone = ref(second)
+    del second
+    gc.collect()
+    assert gone() is None
+    leave_suspect_turn(first, used=True)
