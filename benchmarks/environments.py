@@ -32,7 +32,7 @@ def prepare(peer: Peer) -> None:
     print(f"installing {peer.folder} ...", flush=True)
     venv.create(home, with_pip=True, clear=True)
     install = [str(python_of(peer)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, *wanted.split()], check=True)
+    subprocess.run([*install, "--requirement", str(_requirements(peer))], check=True)
     stamp.write_text(wanted)
 
 

@@ -37,7 +37,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/test.db"
     with UvicornServer("tests.sqlalchemy.openapi_app:app", env={"OPENAPI_DATABASE_URL": url}) as server:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
-        command += ["--checks", "all", "--mode", "all", "--max-examples", "10", "--seed", "1", "--no-color"]
+        command += ["--checks", "all", "--mode", "all", "--max-examples", "5", "--seed", "1", "--no-color"]
         hooks = str(Path(__file__).with_name("openapi_hooks.py"))
         env = {**os.environ, "SCHEMATHESIS_HOOKS": hooks, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=env, cwd=tmp_path, check=False, capture_output=True, text=True)
