@@ -48,6 +48,7 @@ model: .venv/dev.stamp
 # Requests that mean no good, for Hypothesis to build: REQUESTS to each database.
 hostile: .venv/dev.stamp
 	CONCAVE_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s tests/sqlalchemy/test_hostile_requests.py
+	CONCAVE_SCHEMATHESIS_EXAMPLES=20 $(BIN)/python -m pytest tests/sqlalchemy/test_openapi.py
 
 # Each peer gets an environment of its own under .bench/, and the report goes there too.
 bench: .venv/dev.stamp

@@ -21,7 +21,7 @@ from tests.chaos.test_redis_killed import worker
 from tests.servers import RedisServer, UvicornServer
 from tests.stores.leaks import check_for_leaks
 
-TIMES = sized(4, 40)
+TIMES = sized(2, 40)
 TASKS = sized(100, 500)
 FLUSHES = sized(15, 200)
 POSTS = 20

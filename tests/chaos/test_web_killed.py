@@ -18,7 +18,7 @@ from tests.servers import RedisServer, UvicornServer
 from tests.servers.process import ROOT
 
 POSTS = sized(150, 1000)
-KILLS = sized(3, 20)
+KILLS = sized(2, 20)
 
 LIST_TASKS = """
 import asyncio, json, sys

@@ -22,6 +22,9 @@ from tests.servers import UvicornServer, temporary_database
 from tests.servers.process import ROOT
 from tests.sqlalchemy.openapi_app import labels, things
 
+EXAMPLES = os.environ.get("CONCAVE_SCHEMATHESIS_EXAMPLES", "2")
+"""Of each operation, beside those that cover its schema; `make hostile` has more."""
+
 words = Table(
     "words",
     MetaData(),
@@ -37,7 +40,8 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/test.db"
     with UvicornServer("tests.sqlalchemy.openapi_app:app", env={"OPENAPI_DATABASE_URL": url}) as server:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
-        command += ["--checks", "all", "--mode", "all", "--max-examples", "5", "--seed", "1", "--no-color"]
+        command += ["--checks", "all", "--mode", "all", "--max-examples", EXAMPLES]
+        command += ["--seed", "1", "--no-color"]
         hooks = str(Path(__file__).with_name("openapi_hooks.py"))
         env = {**os.environ, "SCHEMATHESIS_HOOKS": hooks, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=env, cwd=tmp_path, check=False, capture_output=True, text=True)
