@@ -7,6 +7,7 @@ every lifespan and worker process relays them without being told.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ __all__ = [
     "get_task_registry",
     "get_task_scheduler",
     "initialize_tasks",
+    "leave_suspect_turn",
     "restore_defaults",
     "take_suspect_turn",
     "use_defaults",
@@ -44,6 +46,8 @@ class Defaults:
 
 _stack: list[Defaults] = []
 _outboxes: WeakSet[Outbox] = WeakSet()
+# Workers of one process may have loops in several threads: two of them must not both find the turn free.
+_turning = threading.Lock()
 _suspect_turn: WeakValueDictionary[str, object] = WeakValueDictionary()
 _kept_waiting: WeakKeyDictionary[object, Callable[[], object]] = WeakKeyDictionary()
 
@@ -91,28 +95,31 @@ def take_suspect_turn(worker: object, tell: Callable[[], object]) -> bool:
     One per process, not per worker: it is the process that such a task takes down, with all that runs in it. A worker that
     isn't is told, by `tell` and on the thread of the one that had the turn, when the turn has come free.
     """
-    if _suspect_turn.setdefault("turn", worker) is worker:
-        _kept_waiting.pop(worker, None)
-        return True
-    _kept_waiting[worker] = tell
-    return False
+    with _turning:
+        if _suspect_turn.setdefault("turn", worker) is worker:
+            _kept_waiting.pop(worker, None)
+            return True
+        _kept_waiting[worker] = tell
+        return False
 
 
 def end_suspect_turn(worker: object, *, used: bool) -> None:
     """Let another worker have the turn, if this one has it; if it was `used` to run a task, tell those whom it kept waiting."""
-    if _suspect_turn.get("turn") is not worker:
-        return
-    del _suspect_turn["turn"]
-    if used:
-        waiting = list(_kept_waiting.values())
-        _kept_waiting.clear()
-        for tell in waiting:
-            tell()
+    with _turning:
+        if _suspect_turn.get("turn") is not worker:
+            return
+        del _suspect_turn["turn"]
+        told = list(_kept_waiting.values()) if used else []
+        if used:
+            _kept_waiting.clear()
+    for tell in told:
+        tell()
 
 
 def leave_suspect_turn(worker: object, *, used: bool) -> None:
     """A worker stops: it neither has the turn any longer nor waits for it, which would keep the worker in memory."""
-    _kept_waiting.pop(worker, None)
+    with _turning:
+        _kept_waiting.pop(worker, None)
     end_suspect_turn(worker, used=used)
 
 

@@ -75,9 +75,8 @@ class Heartbeat:
     async def _beat_until_stopped(self) -> None:
         loop, stopped = asyncio.get_running_loop(), asyncio.Event()
         self._stop = lambda: call_on(loop, stopped.set)
-        if (
-            self._stopping
-        ):  # a start that was called off: `stop` may have come before there was anything to call
+        # A start that was called off: `stop` may have come before there was anything to call.
+        if self._stopping:
             stopped.set()
         beating = asyncio.create_task(self._beat(stopped))
         call_on(self._loop, self._has_started)

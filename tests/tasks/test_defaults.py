@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 from weakref import ref
@@ -212,3 +213,27 @@ def test_a_worker_that_stops_no_longer_waits_for_its_turn() -> None:
     gc.collect()
     assert gone() is None
     leave_suspect_turn(first, used=True)
+
+
+def test_a_turn_that_ends_while_another_thread_finds_it_taken_is_told_all_the_same() -> None:
+    asking, go_on, told = threading.Event(), threading.Event(), list[str]()
+
+    class Slow:
+        def __hash__(self) -> int:  # between being refused and being entered among those who wait
+            asking.set()
+            assert go_on.wait(60)
+            return id(self)
+
+    first, second = type("Worker", (), {})(), Slow()
+    assert take_suspect_turn(first, lambda: None)
+    asks = threading.Thread(target=take_suspect_turn, args=(second, lambda: told.append("told")))
+    ends = threading.Thread(target=end_suspect_turn, args=(first,), kwargs={"used": True})
+    asks.start()
+    assert asking.wait(60)
+    ends.start()
+    ends.join(0.1)  # as long as it takes where nothing holds it up; it is held up
+    assert ends.is_alive()
+    go_on.set()
+    asks.join()
+    ends.join()
+    assert told == ["told"]
