@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PORT   ?= 8000
 ARGS   ?=
+# Tests wait about as long as they compute: one process more than there are cores on a small machine.
+JOBS   ?= 3
 STEPS  ?= 20000
 REQUESTS ?= 50000
 
@@ -15,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo 'make demo    serve examples/shop.py on port $(PORT); CONCAVE_KV_URL=redis://… puts its tasks on Redis'
-	@echo 'make test    run every test, with coverage; needs no server and no Docker (ARGS="-k name" picks some)'
+	@echo 'make test    run every test in $(JOBS) processes, with coverage; needs no server and no Docker (ARGS="-k name" picks some)'
 	@echo 'make chaos   break processes and servers in every way we know and count, in the long form'
 	@echo 'make model   both stores beside a naive model of one, $(STEPS) steps each'
 	@echo 'make hostile  $(REQUESTS) hostile requests to a resource on each database'
@@ -30,10 +32,10 @@ help:
 demo: .venv/demo.stamp
 	$(BIN)/python -m uvicorn examples.shop:app --port $(PORT)
 
-# In two steps, so that coverage also counts what the tests' web and worker processes ran.
+# In two steps, so that coverage also counts what the tests' own processes ran. Each process of JOBS has servers of its own.
 test: .venv/dev.stamp
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
