@@ -97,6 +97,7 @@ class RedisKV:
             where=self.description,
             clock=self._given_clock,
             at_once=opened.room,
+            patience=opened.patience,
         )
 
     async def close(self) -> None:
@@ -128,6 +129,8 @@ class _Opened(NamedTuple):
     others: tuple[Any, ...] = ()
     room: int = AT_ONCE
     """Calls under way at a time: a pool that is used up refuses, where to wait is better."""
+    patience: float | None = None
+    """Seconds that a call may take; where the driver counts them, None."""
 
     async def close(self) -> None:
         for client in (self.client, *self.others):
@@ -152,14 +155,15 @@ def _open(url: str, options: dict[str, Any]) -> _Opened:
             cluster = RedisCluster.from_url(plain, **settings)
             most = cluster.connection_kwargs["max_connections"]
             return _Opened(cluster, lambda: _cluster_pubsub(cluster), room=min(AT_ONCE, most))
-        single = Redis.from_url(plain, **settings)
+        unhurried: dict[str, Any] = {**settings, "socket_timeout": None}
+        single, listening = Redis.from_url(plain, **unhurried), Redis.from_url(plain, **settings)
     except ConfigurationError:
         raise
     except (ValueError, TypeError) as error:
         # The error may quote from a password: one with a "/" in it reads like a port.
         reason = REASON if "@" in url else str(error)
         raise ConfigurationError(f"{_without_password(url)} is not a URL for Redis: {reason}") from None
-    return _Opened(single, single.pubsub, room=_room(single))
+    return _Opened(single, listening.pubsub, (listening,), _room(single), settings["socket_timeout"])
 
 
 def _without_retries(kind: str) -> dict[str, Any]:

@@ -113,6 +113,18 @@ class AddingSuite:
         clock.advance(1)
         assert ids_of(await take(store, limit=100)) == ids
 
+    async def test_a_batch_of_several_names_and_priorities_keeps_its_order(self, store: Store) -> None:
+        kinds = [("a", 50), ("a", 50), ("b", 50), ("a", 90), ("a", 50), ("b", 50)]
+        ids = await store.add([new_task(name=name, priority=priority) for name, priority in kinds])
+        assert await found(store) == list(reversed(ids))
+
+    async def test_an_id_that_stands_twice_in_a_batch_is_the_first_ones(self, store: Store) -> None:
+        first = new_task(name="a", input=b"1")
+        assert await store.add([first, first._replace(name="b", input=b"2")]) == [first.id, first.id]
+        record = await record_of(store, first.id)
+        assert (record.name, record.input) == ("a", b"1")
+        assert await store.depth() == 1
+
     async def test_an_empty_batch_adds_nothing(self, store: Store) -> None:
         assert await store.add([]) == []
         assert await found(store) == []

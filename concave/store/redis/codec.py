@@ -31,8 +31,10 @@ from concave.store.records import (
 
 __all__ = [
     "MalformedRecordError",
+    "is_plain",
     "pack",
     "pack_schedule",
+    "packed_lanes",
     "packed_settlements",
     "packed_tasks",
     "read_claimed",
@@ -56,28 +58,52 @@ def pack(value: Any) -> bytes:
     return packb(value, use_bin_type=False)  # type: ignore[no-any-return]
 
 
-def packed_tasks(tasks: list[NewTask]) -> bytes:
+def is_plain(new: NewTask) -> bool:
+    """Whether push.lua can add it: due at once, and no key of its user's."""
+    return new.idempotency_key is None and new.debounce is None and new.at is None and not new.delay
+
+
+def packed_lanes(tasks: Sequence[NewTask]) -> bytes:
+    """Plain submissions as push.lua takes them: each run of the same lane together, so that their order stays."""
+    groups: list[tuple[str, list[str], list[bytes]]] = []
+    last = None
+    for new in tasks:
+        lane = new.name, bucket_of(new.priority)
+        if lane != last:
+            groups.append((f"{lane[1]}n:{new.name}", [], []))
+            last = lane
+        _, ids, specs = groups[-1]
+        ids.append(new.id)
+        specs.append(_spec(new))
+    return pack(groups)
+
+
+def packed_tasks(tasks: Sequence[NewTask]) -> bytes:
     """Submissions as add.lua takes them."""
     return pack([_task(new) for new in tasks])
+
+
+def _spec(new: NewTask) -> bytes:
+    return pack(
+        [
+            new.name,
+            new.priority,
+            new.input,
+            new.max_attempts,
+            new.max_crashes,
+            new.idempotency_key or False,
+            new.debounce.key if new.debounce else False,
+            new.retention,
+            False,
+        ]
+    )
 
 
 def _task(new: NewTask) -> list[Any]:
     debounce = new.debounce
     return [
         new.id,
-        pack(
-            [
-                new.name,
-                new.priority,
-                new.input,
-                new.max_attempts,
-                new.max_crashes,
-                new.idempotency_key or False,
-                debounce.key if debounce else False,
-                new.retention,
-                False,
-            ]
-        ),
+        _spec(new),
         new.name,
         bucket_of(new.priority),
         new.delay,

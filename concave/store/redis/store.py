@@ -24,7 +24,9 @@ from concave.store.records import (
 from concave.store.redis.client import AT_ONCE, RedisClient, ScriptCaller
 from concave.store.redis.codec import (
     MalformedRecordError,
+    is_plain,
     pack,
+    packed_lanes,
     packed_settlements,
     packed_tasks,
     read_claimed,
@@ -65,8 +67,9 @@ class RedisStore:
         where: str,
         clock: Clock | None = None,
         at_once: int = AT_ONCE,
+        patience: float | None = None,
     ) -> None:
-        self._scripts = ScriptCaller(client, namespace, where, clock, at_once)
+        self._scripts = ScriptCaller(client, namespace, where, clock, at_once=at_once, patience=patience)
         self._topics = topics
         self._caps: tuple[ClaimNames, bytes] = ((), pack({}))
         self.schedules = RedisSchedules(self._scripts)
@@ -74,7 +77,11 @@ class RedisStore:
 
     async def add(self, tasks: Sequence[NewTask]) -> list[str]:
         ids = [new.id for new in tasks]
-        others = await self._scripts.call_again("add", packed_tasks(list(tasks)))
+        plain = 0 < len(tasks) <= LARGEST_STEP and len(set(ids)) == len(ids) and all(map(is_plain, tasks))
+        # The short script adds all of them or, where one was added before, none.
+        if plain and await self._scripts.call_again("push", packed_lanes(tasks)):
+            return ids
+        others = await self._scripts.call_again("add", packed_tasks(tasks))
         for index, standing in zip(others[::2], others[1::2], strict=True):
             ids[index - 1] = standing.decode()
         return ids

@@ -1,4 +1,4 @@
---! use base
+--! use base record
 -- Tell the worker that runs a task to stop it. ARGV[2]: its id. Returns 1, or 0 where it doesn't run.
 
 local run = call('HGET', P .. 'run', ARGV[2])

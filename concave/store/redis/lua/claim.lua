@@ -1,4 +1,4 @@
---! use base waiting ending claiming
+--! use base record waiting ending claiming
 -- Lease what is due. ARGV[2]: msgpack [worker, limit, lease, nonce, suspects, line]. ARGV[3]: msgpack name -> cap, 0 for none.
 -- Returns the time of the leases, how long until something known falls due (-1: nothing is), then id, record, id, record …
 

@@ -1,4 +1,4 @@
---! use base ending
+--! use base record ending
 -- How many tasks are dead.
 
 drop_all_expired()

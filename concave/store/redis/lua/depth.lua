@@ -1,4 +1,4 @@
---! use base
+--! use base record
 -- How many tasks wait, due or not.
 
 local depth = 0

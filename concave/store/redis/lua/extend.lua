@@ -1,4 +1,4 @@
---! use base
+--! use base record
 -- Let leases run on. ARGV[2]: msgpack [[id, nonce, name], …]. ARGV[3]: for how long from now.
 -- Returns a string with "1" for each lease that is held, "2" for each that is and whose task is to stop, "0" for others.
 

@@ -1,4 +1,4 @@
---! use base waiting ending finding
+--! use base record waiting ending finding
 -- Find tasks, newest first. ARGV[2]: msgpack of status letters, of p pending, s scheduled, r running, f failed, c completed,
 -- d dead, x cancelled. ARGV[3]: msgpack of names, [] for all. ARGV[4], ARGV[5]: creation's bounds as ZRANGEBYSCORE takes
 -- them. ARGV[6]: limit. ARGV[7]: offset.

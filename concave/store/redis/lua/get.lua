@@ -1,4 +1,4 @@
---! use base
+--! use base record
 -- One task. ARGV[2]: its id. Returns the time, its record or nil, its entry in run or nil, its progress or nil.
 
 local id = ARGV[2]

@@ -1,4 +1,4 @@
---! use base locking
+--! use base record locking
 -- Take a lock that is free or the owner's. ARGV[2]: name. ARGV[3]: owner. ARGV[4]: ttl. Returns 1 or 0.
 
 local owner = owner_of(ARGV[2])

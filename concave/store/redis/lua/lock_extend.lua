@@ -1,4 +1,4 @@
---! use base locking
+--! use base record locking
 -- Renew a lock that is the owner's. ARGV[2]: name. ARGV[3]: owner. ARGV[4]: ttl. Returns 1 or 0.
 
 if owner_of(ARGV[2]) ~= ARGV[3] then

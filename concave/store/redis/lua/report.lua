@@ -1,4 +1,4 @@
---! use base
+--! use base record
 -- Keep a running task's progress. ARGV[2]: id. ARGV[3]: nonce. ARGV[4]: progress. Returns 1, or 0 for a stale token.
 
 local run = call('HGET', P .. 'run', ARGV[2])

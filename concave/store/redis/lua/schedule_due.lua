@@ -1,4 +1,4 @@
---! use base scheduling
+--! use base record scheduling
 -- What is due. ARGV[2]: limit. Returns the time, how long until the next that isn't due (-1: none), and rows.
 
 local due = P .. 'slots'

@@ -1,4 +1,4 @@
---! use base
+--! use base record
 -- Pause or resume a schedule. ARGV[2]: its id. ARGV[3]: the slot to resume at, or "" to pause. Returns 1, or 0 for none.
 
 local key = P .. 'sched:' .. ARGV[2]

@@ -1,4 +1,4 @@
---! use base
+--! use base record
 -- Create or update a schedule. ARGV[2]: id. ARGV[3]: body. ARGV[4]: rule. ARGV[5]: next slot. ARGV[6]: creation.
 -- ARGV[7]: anchor. ARGV[8]: "1" if it is enabled, "0" if not.
 -- Under an unchanged rule its next slot and its anchor stay; its pause, its creation and its last run stay in any case.

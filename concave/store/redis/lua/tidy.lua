@@ -1,4 +1,4 @@
---! use base ending
+--! use base record ending
 -- Drop the index entries of records that have expired, 20,000 at most; how many.
 
 return drop_all_expired()

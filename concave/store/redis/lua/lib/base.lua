@@ -1,4 +1,4 @@
--- What every verb starts with: the namespace, the time, and how a record is taken apart.
+-- What every verb starts with: the namespace, the time, and how others are told.
 --
 -- KEYS[1]  the namespace, "{prefix}:". Its braces put every key of the namespace into one slot of a cluster.
 -- ARGV[1]  the time in microseconds, or "" for the server's own clock (tests alone give one).
@@ -63,68 +63,13 @@ local function ms(micros)
   return string.format('%.0f', math.floor(micros / 1000) + 1)
 end
 
-local function first_score(key)
-  return tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
-end
-
-local function scoped(kind, name, key)
-  return P .. kind .. ':' .. #name .. ':' .. name .. ':' .. key
-end
-
--- The values that bytes stand for; nothing where something else wrote them, or damaged them.
-local function values_of(bytes)
-  local values = {pcall(cmsgpack.unpack, bytes)}
-  if values[1] then
-    return unpack(values, 2)
-  end
-end
-
--- head, spec and the bytes behind the head. Raises for what isn't a record: something else wrote it, or it is damaged.
-local function split(record)
-  local offset, head = unpack_one(record)
-  local _, spec = unpack_one(record, offset)
-  local whole = type(head) == 'table' and #head == 7 and type(spec) == 'table' and #spec == 9
-  for _, i in ipairs({1, 2, 4, 5, 6, 7}) do
-    whole = whole and type(head[i]) == 'number'
-  end
-  whole = whole and type(spec[1]) == 'string' and type(spec[2]) == 'number' and type(spec[5]) == 'number'
-  if not (whole and type(spec[8]) == 'table' and #spec[8] == 4) then
-    error('not a record')
-  end
-  return head, spec, string.sub(record, offset + 1)
-end
-
--- An entry of `run`. It is padded beyond the 64 bytes up to which Redis keeps a small hash as a list, in which each look is a
--- walk.
-local function run_entry(nonce, worker)
-  return nonce .. pack({worker, now}, string.rep(' ', 64))
-end
-
-local runs_seen = {}
-
--- What an entry of `run` says: its nonce, and [worker, started] packed. All tasks of a claim have the same one: taken apart once.
-local function run_of(entry)
-  local run = runs_seen[entry]
-  if not run then
-    local where = values_of(string.sub(entry, 17))
-    if type(where) ~= 'table' or type(where[1]) ~= 'string' or type(where[2]) ~= 'number' then
-      where = {'', 0}
-    end
-    run = {nonce = string.sub(entry, 1, 16), worker = where[1], started = where[2], packed = pack(where)}
-    runs_seen[entry] = run
-  end
-  return run
-end
-
 local function publish(channel, message)
   call('PUBLISH', P .. channel, message)
 end
 
--- Lengthen the life of a key that holds several things, if it would end before the latest of them. Renewed with some
--- room, so that this is rarely more than a look.
-local function keep_for(key, micros)
-  local wanted = math.floor(micros / 1000)
-  if call('PTTL', key) < wanted then
-    call('PEXPIRE', key, string.format('%.0f', wanted + math.max(MINUTE, math.floor(wanted / 8))))
+-- A lane has something that is due: enter it, and tell idle workers if it had nothing before.
+local function activate(lane)
+  if call('ZADD', P .. 'a:' .. string.sub(lane, 1, 1), 'NX', stamp, lane) == 1 then
+    publish('work', string.sub(lane, 4))
   end
 end

@@ -8,13 +8,6 @@ local function lane_of(head, spec)
   return bucket_of(spec[2]) .. (head[5] > 0 and 's' or 'n') .. ':' .. spec[1]
 end
 
--- A lane has something that is due: enter it, and tell idle workers if it had nothing before.
-local function activate(lane)
-  if call('ZADD', P .. 'a:' .. string.sub(lane, 1, 1), 'NX', stamp, lane) == 1 then
-    publish('work', string.sub(lane, 4))
-  end
-end
-
 -- Let a task wait under `status` ('s' or 'f') until it is due, and tell idle workers where it concerns them: its lane was
 -- empty, or nothing in it was due earlier.
 local function wait(id, lane, created, due, status)

@@ -1,0 +1,32 @@
+--! use base
+-- Add tasks that are due at once and have no keys of their users: most of them, so that this loads no more than it needs.
+-- ARGV[2]: msgpack [[lane, [id, …], [spec, …]], …], in the order of their submission. Returns 1, or nil where an id is known
+-- already: then nothing was added, and add.lua says what stands for it.
+
+local groups, known = cmsgpack.unpack(ARGV[2]), {}
+for _, group in ipairs(groups) do
+  for _, id in ipairs(group[2]) do
+    known[#known + 1] = P .. 't:' .. id
+    known[#known + 1] = P .. 's:' .. id
+  end
+end
+if call('EXISTS', unpack(known)) > 0 then
+  return nil
+end
+
+-- What the heads have in common: an array of seven; due now, no failure yet.
+local head, rest = '\151', pack(now, '', 0, 0, 0, 0)
+local created = now
+for _, group in ipairs(groups) do
+  local lane, ids, specs = unpack(group)
+  local records, entries = {}, {}
+  for i, id in ipairs(ids) do
+    records[2 * i - 1], records[2 * i] = P .. 't:' .. id, head .. pack(created) .. rest .. specs[i]
+    entries[2 * i - 1], entries[2 * i] = whole(created), id
+    created = created + 1
+  end
+  call('MSET', unpack(records))
+  call('ZADD', P .. 'q:' .. lane, unpack(entries))
+  activate(lane)
+end
+return 1
