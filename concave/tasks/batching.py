@@ -1,7 +1,7 @@
 """Concurrent submissions share round trips.
 
-While one batch is on its way, whatever else is submitted gathers for the next. A lone submission leaves at once;
-a hundred at a time cost a few round trips instead of a hundred.
+While one batch is on its way, whatever else is submitted gathers for the next. A lone submission leaves in the next turn of
+the loop, in its caller's own task; a hundred at a time cost one round trip instead of a hundred.
 """
 
 from __future__ import annotations
@@ -29,23 +29,52 @@ class Batcher:
         self._send = send
         self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sending = False
+        """Whether somebody is about it, so that others wait for the next batch."""
 
     async def submit(self, task: NewTask) -> str:
         """The id that stands for a submission, once the store has it."""
         loop = asyncio.get_running_loop()
-        if self._sender is not None and self._sender.get_loop() is not loop:
-            # That loop has ended, and whoever waited there with it.
-            self._sender = None
+        if self._loop is not loop:
+            # Another loop has ended, and whoever waited there with it.
+            self._loop, self._sending = loop, False
             self._waiting.clear()
-        future: asyncio.Future[str] = loop.create_future()
-        self._waiting.append((task, future))
-        if self._sender is None or self._sender.done():
-            self._sender = loop.create_task(self._send_all(), name="concave-submit")
-        return await future
+        if self._sending:
+            return await self._join(task, loop)
+        self._sending = True
+        try:
+            await asyncio.sleep(0)  # whoever else submits in this turn of the loop comes along
+            if not self._waiting:
+                return (await self._send([task]))[0]
+            answer = self._join(task, loop, first=True)
+        finally:
+            self._let_others_send(loop)
+        return await answer
 
-    async def _send_all(self) -> None:
-        while batch := self._next_batch():
-            await self._deliver(batch)
+    def _join(
+        self, task: NewTask, loop: asyncio.AbstractEventLoop, *, first: bool = False
+    ) -> asyncio.Future[str]:
+        future: asyncio.Future[str] = loop.create_future()
+        (self._waiting.appendleft if first else self._waiting.append)((task, future))
+        return future
+
+    def _let_others_send(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop or loop.is_closed():
+            return  # a caller whose loop ended under it, and who only now goes
+        self._sending = bool(self._waiting)
+        if self._waiting:
+            # In a task of its own, so that none of them is another's to cancel.
+            self._sender = loop.create_task(self._send_all(loop), name="concave-submit")
+
+    async def _send_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            while batch := self._next_batch():
+                await self._deliver(batch)
+                await asyncio.sleep(0)  # whoever has its answer may submit again, and shares the next trip
+        finally:
+            if self._loop is loop:
+                self._sending = False
 
     async def _deliver(self, batch: list[_Waiting]) -> None:
         try:

@@ -74,12 +74,48 @@ async def test_a_caller_that_is_cancelled_before_it_was_sent_is_not_sent() -> No
     waiting = [asyncio.create_task(batcher.submit(task)) for task in tasks]
     await asyncio.sleep(0)
     waiting[1].cancel()
-    await asyncio.sleep(0)
+    for _ in range(2):
+        await asyncio.sleep(0)
     waiting[2].cancel()  # this one is under way: it can't be called back, and its neighbours don't notice
     sender.open.set()
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(result) for result in results] == [str, asyncio.CancelledError, asyncio.CancelledError, str]
     assert sender.batches == [[tasks[0].id, tasks[2].id, tasks[3].id]]
+
+
+async def test_who_goes_first_and_is_cancelled_keeps_nobody_waiting() -> None:
+    sender = Sender()
+    batcher = Batcher(sender)
+    before_it_is_sent = [asyncio.create_task(batcher.submit(new())) for _ in range(3)]
+    await asyncio.sleep(0)
+    before_it_is_sent[0].cancel()
+    results = await asyncio.gather(*before_it_is_sent, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError, str, str]
+    assert sender.sizes == [2]
+
+    sender.open.clear()
+    under_way = asyncio.create_task(batcher.submit(new()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert sender.sizes == [2, 1]
+    others = [asyncio.create_task(batcher.submit(new())) for _ in range(2)]
+    await asyncio.sleep(0)
+    under_way.cancel()
+    sender.open.set()
+    assert [type(result) for result in await asyncio.gather(*others)] == [str, str]
+    assert sender.sizes == [2, 1, 2]
+
+
+async def test_those_who_submit_again_and_again_go_together() -> None:
+    sender = Sender()
+    batcher = Batcher(sender)
+
+    async def submit_ten() -> None:
+        for _ in range(10):
+            await batcher.submit(new())
+
+    await asyncio.gather(*(submit_ten() for _ in range(100)))
+    assert sender.sizes == [100] * 10
 
 
 @pytest.mark.parametrize("error", [StoreUnavailableError("away"), StoreFullError("full")])
@@ -123,13 +159,13 @@ async def test_whoever_waits_is_told_when_the_sender_is_cancelled() -> None:
     sender = Sender()
     sender.open.clear()
     batcher = Batcher(sender)
-    waiting = asyncio.create_task(batcher.submit(new()))
+    waiting = [asyncio.create_task(batcher.submit(new())) for _ in range(2)]
     for _ in range(3):
         await asyncio.sleep(0)
     (sending,) = [task for task in asyncio.all_tasks() if task.get_name() == "concave-submit"]
     sending.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
     sender.open.set()
     assert isinstance(await batcher.submit(new()), str)
 

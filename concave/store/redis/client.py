@@ -56,45 +56,44 @@ PASSING_CODE = re.compile(
 """Codes that the driver doesn't know; and in Redis 6, those of a command within a script, behind "-" in an error's text."""
 
 
+def ours(error: Exception, where: str) -> StoreError:
+    """What an error of the driver's is called here."""
+    if isinstance(error, OutOfMemoryError) or (isinstance(error, RedisError) and "-OOM " in str(error)):
+        return StoreFullError(f"{where} is out of memory and took nothing")
+    if isinstance(error, AuthenticationError):
+        return StoreError(f"{where} refuses the credentials in its URL: {error}")
+    if isinstance(error, PASSING):
+        return StoreUnavailableError(f"{where} doesn't answer: {str(error) or type(error).__name__}")
+    if PASSING_CODE.search(str(error)):
+        return StoreUnavailableError(f"{where} can't answer now: {error}")
+    return StoreError(f"{where}: {error}")
+
+
 @contextmanager
 def mapped_errors(where: str) -> Generator[None]:
     """Turn the driver's errors into ours."""
     try:
         yield
-    except OutOfMemoryError as error:
-        raise _full(where) from error
-    except AuthenticationError as error:
-        raise StoreError(f"{where} refuses the credentials in its URL: {error}") from error
-    except PASSING as error:
-        raise StoreUnavailableError(
-            f"{where} doesn't answer: {str(error) or type(error).__name__}"
-        ) from error
-    except RedisError as error:
-        if "-OOM " in str(error):
-            raise _full(where) from error
-        if PASSING_CODE.search(str(error)):
-            raise StoreUnavailableError(f"{where} can't answer now: {error}") from error
-        raise StoreError(f"{where}: {error}") from error
+    except (RedisError, OSError) as error:
+        raise ours(error, where) from error
 
 
-@contextmanager
-def heeding_cancellation() -> Generator[None]:
+class heeding_cancellation:  # noqa: N801  used like a function, as those of contextlib are
     """Raise CancelledError behind calls of the driver that were cancelled and didn't notice.
 
     The driver writes within `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the turn of
     the loop in which the writing ends: whoever called it off would wait on, for its answer and for all that comes after it.
     """
-    task = asyncio.current_task()
-    before = 0 if task is None else task.cancelling()
-    try:
-        yield
-    finally:
-        if task is not None and task.cancelling() > before:
+
+    __slots__ = ("_before", "_task")
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = 0 if self._task is None else self._task.cancelling()
+
+    def __exit__(self, *_: object) -> None:
+        if self._task is not None and self._task.cancelling() > self._before:
             raise asyncio.CancelledError
-
-
-def _full(where: str) -> StoreFullError:
-    return StoreFullError(f"{where} is out of memory and took nothing")
 
 
 def _is_of_a_replica(error: BaseException | None) -> bool:
@@ -133,14 +132,13 @@ class ScriptCaller:
         """Run a verb's script. Sent again, once, with its source where the server doesn't know it."""
         async with self._room:
             try:
-                with mapped_errors(self._where):
+                with heeding_cancellation():
                     async with asyncio.timeout(self._patience):
-                        with heeding_cancellation():
-                            return await self._execute(load_script(name), args)
-            except StoreUnavailableError as error:
-                if _is_of_a_replica(error.__cause__):
+                        return await self._execute(load_script(name), args)
+            except (RedisError, OSError) as error:
+                if _is_of_a_replica(error):
                     await self._forget_connections()
-                raise
+                raise ours(error, self._where) from error
 
     async def _execute(self, script: Script, args: Sequence[bytes | str | int]) -> Any:
         moment = "" if self._clock is None else str(self._clock.now())
