@@ -211,15 +211,21 @@ def logged(text: str, logger: str = "concave") -> Generator[asyncio.Event]:
 
 
 @asynccontextmanager
-async def time_passing(clock: Clock, *, at_most: float = float("inf")) -> AsyncGenerator[None]:
-    """Let a clock run by itself, as fast as the loop turns: for what waits a while and is not about the while."""
+async def time_passing(
+    clock: Clock, *, at_most: float = float("inf"), pause: float = 0.002
+) -> AsyncGenerator[None]:
+    """Let a clock run by itself, faster than time does: for what waits a while and is not about the while.
+
+    With a `pause` between its steps where there are leases, since a real store needs real time to answer, and none is to
+    run out meanwhile.
+    """
 
     async def tick() -> None:
         passed = 0.0
         while isinstance(clock, FakeClock) and passed < at_most:
             clock.advance(0.1)
             passed += 0.1
-            await asyncio.sleep(0)
+            await asyncio.sleep(pause)
 
     ticking = asyncio.create_task(tick())
     try:

@@ -106,16 +106,24 @@ async def test_who_goes_first_and_is_cancelled_keeps_nobody_waiting() -> None:
     assert sender.sizes == [2, 1, 2]
 
 
-async def test_those_who_submit_again_and_again_go_together() -> None:
+async def test_groups_that_submit_again_and_again_become_one() -> None:
     sender = Sender()
+    sender.open.clear()
     batcher = Batcher(sender)
 
     async def submit_ten() -> None:
         for _ in range(10):
             await batcher.submit(new())
 
-    await asyncio.gather(*(submit_ten() for _ in range(100)))
-    assert sender.sizes == [100] * 10
+    first = [asyncio.create_task(submit_ten()) for _ in range(50)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert sender.sizes == [50]
+    second = [asyncio.create_task(submit_ten()) for _ in range(50)]
+    await asyncio.sleep(0)
+    sender.open.set()
+    await asyncio.gather(*first, *second)
+    assert sender.sizes == [50, *[100] * 9, 50]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailableError("away"), StoreFullError("full")])

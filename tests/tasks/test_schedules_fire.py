@@ -56,7 +56,7 @@ async def firing(kv: KV, schedulers: int = 1, **options: Any) -> AsyncGenerator[
 async def fired(kv: KV, clock: WatchedClock, count: int, **filters: Any) -> list[Task]:
     """The tasks, oldest slot first, once there are so many. Time may have passed them by: only "all" leaves none out."""
     scheduler, tasks = TaskScheduler(kv), list[Task]()
-    async with time_passing(clock):
+    async with time_passing(clock, pause=0):
         while len(tasks) < count:
             tasks = await scheduler.get_tasks(limit=1000, **filters)
             await asyncio.sleep(0)

@@ -39,7 +39,7 @@ async def test_no_error_of_a_claim_ends_the_loop(timed_kv: KV, clock: WatchedClo
     ran: list[str] = []
     once, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
     spied.script.fail("claim", error, times=5)
-    async with working(spied, once), time_passing(clock):
+    async with working(spied, once, lock_ttl=FOR_GOOD), time_passing(clock):
         await spied.script.called("claim", 5)
         task_id = await scheduler.enqueue(once)
         assert (await ended(timed_kv, task_id)).status == "completed"

@@ -42,6 +42,8 @@ PASSING = (
     TryAgainError,
     OSError,
 )
+DRIVERS = (RedisError, *PASSING)
+"""What the driver raises; a cluster's errors are no `RedisError`."""
 
 
 class RedisClient(Protocol):
@@ -74,7 +76,7 @@ def mapped_errors(where: str) -> Generator[None]:
     """Turn the driver's errors into ours."""
     try:
         yield
-    except (RedisError, OSError) as error:
+    except DRIVERS as error:
         raise ours(error, where) from error
 
 
@@ -135,7 +137,7 @@ class ScriptCaller:
                 with heeding_cancellation():
                     async with asyncio.timeout(self._patience):
                         return await self._execute(load_script(name), args)
-            except (RedisError, OSError) as error:
+            except DRIVERS as error:
                 if _is_of_a_replica(error):
                     await self._forget_connections()
                 raise ours(error, self._where) from error
