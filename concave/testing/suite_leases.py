@@ -49,6 +49,16 @@ class LeasesSuite:
         clock.advance(1)
         assert await store.reap() == 1
 
+    async def test_a_lease_that_was_extended_twice_at_once_runs_out_once(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        task_id = await add(store)
+        lease = await take_one(store)
+        assert await store.extend([lease, lease], LEASE) == ["held", "held"]
+        clock.advance_micros(LEASE)
+        assert await store.reap() == 1
+        assert (await record_of(store, task_id)).crashes == 1
+
     async def test_only_what_is_held_is_extended(self, store: Store, clock: FakeClock) -> None:
         await store.add(new_tasks(4, max_crashes=5))
         lost, completed, released, held = await take(store)

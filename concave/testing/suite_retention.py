@@ -8,14 +8,17 @@ from concave.store.protocol import Store
 from concave.store.records import Cancel, Complete, Die, Retention
 from concave.testing.clock import FakeClock
 from concave.testing.suite_support import (
+    HOUR,
     SECOND,
     add,
     complete_all,
     found,
     ids_of,
+    new_task,
     new_tasks,
     record_of,
     settle,
+    status_of,
     take,
     take_one,
 )
@@ -88,3 +91,17 @@ class RetentionSuite:
         for _ in range(10):
             await store.tidy()
         assert await found(store, limit=1000) == list(reversed(ids))
+
+    async def test_one_that_was_forgotten_early_takes_no_later_one_of_its_id_along(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        new = new_task(retention=Retention(dead=48 * HOUR))
+        await store.add([new])
+        await settle(store, await take_one(store), Die("x", None))
+        clock.advance(1)
+        assert await store.purge(0) == 1
+        clock.advance(25 * 3600)
+        await store.add([new])
+        clock.advance(24 * 3600)
+        await store.tidy()
+        assert await status_of(store, new.id) == "pending"

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from concave.clock import Micros
 from concave.store.records import Failure, NewTask, TaskRecord, TaskStatus
 
-__all__ = ["WAITING", "Entry", "due_of"]
+__all__ = ["WAITING", "Entry", "Hold", "due_of"]
 
 WAITING = frozenset[TaskStatus]({"pending", "scheduled", "failed"})
 
 
+class Hold(NamedTuple):
+    """A claim, as all the tasks that it took share it."""
+
+    token: str
+    worker_id: str
+    since: Micros
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
-    """The one mutable thing. `place` is renewed whenever the task moves, so that what a heap still holds of an
-    earlier place is recognised as stale; `token` is None unless it runs.
+    """The one mutable thing. `place` is renewed whenever the task moves, so that what a lane still holds of an
+    earlier place is recognised as stale. `hold` is the claim under which it runs, or ran last if it has ended;
+    `lease_end` is 0 unless it runs.
     """
 
     new: NewTask
     created_at: Micros
-    due_at: Micros
-    status: TaskStatus
     input: bytes
+    idempotency_key: str | None
+    status: TaskStatus = "pending"
+    due_at: Micros = 0
     place: int = 0
+    claimed_once: bool = False
+    hold: Hold | None = None
+    lease_end: Micros = 0
+    abort: bool = False
+    progress: bytes | None = None
     attempts_failed: int = 0
     crashes: int = 0
     interruptions: int = 0
-    claimed_once: bool = False
-    token: str | None = None
-    deadline: Micros = 0
-    abort: bool = False
-    started_at: Micros | None = None
+    failures: tuple[Failure, ...] = ()
     ended_at: Micros | None = None
-    worker_id: str | None = None
     result: bytes | None = None
     reason: str | None = None
-    failures: list[Failure] = field(default_factory=list[Failure])
     revived_from: str | None = None
-    progress: bytes | None = None
-    idempotency_key: str | None = None
 
     @property
     def suspect(self) -> bool:
@@ -48,10 +56,14 @@ class Entry:
 
     def record(self, now: Micros) -> TaskRecord:
         """A snapshot. What is due by now reads as pending."""
-        new = self.new
-        status = self.status
-        if status in {"scheduled", "failed"} and self.due_at <= now:
+        new, status, hold, failures = self.new, self.status, self.hold, self.failures
+        attempt, worker_id = self.attempts_failed, hold.worker_id if hold else None
+        if status in {"running", "completed"}:
+            attempt += 1
+        elif status in {"scheduled", "failed"} and self.due_at <= now:
             status = "pending"
+        if hold is None and failures and status in WAITING:
+            worker_id = failures[-1].worker_id
         return TaskRecord(
             new.id,
             new.name,
@@ -60,7 +72,7 @@ class Entry:
             new.priority,
             self.created_at,
             self.due_at,
-            self.attempts_failed + (status in {"running", "completed"}),
+            attempt,
             self.crashes,
             self.interruptions,
             new.max_attempts,
@@ -68,12 +80,12 @@ class Entry:
             self.idempotency_key,
             new.debounce.key if new.debounce else None,
             new.retention,
-            self.started_at,
+            hold.since if hold else None,
             self.ended_at,
-            self.failures[-1].worker_id if status in WAITING and self.failures else self.worker_id,
+            worker_id,
             self.result,
             self.reason,
-            tuple(self.failures),
+            failures,
             self.revived_from,
             self.progress,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from concave.clock import Micros
-from concave.store.memory.expiries import Expiries
+from concave.store.memory.moments import Moments
 from concave.store.records import DAY, NewTask
 
 __all__ = ["Numbering"]
@@ -24,9 +24,16 @@ class Latest(NamedTuple):
 class Numbering:
     """What is known of numbered submissions, by a task's name and debounce key."""
 
-    def __init__(self, expiries: Expiries) -> None:
+    def __init__(self) -> None:
         self._latest: dict[KeyOf, Latest] = {}
-        self._expiries = expiries
+        self._ends = Moments[KeyOf]()
+
+    def tick(self, now: Micros) -> None:
+        """Forget what is no longer to be known."""
+        for _, key in self._ends.take(now):
+            known = self._latest.get(key)
+            if known is not None and known.until <= now:
+                del self._latest[key]
 
     def concerns(self, new: NewTask) -> bool:
         """Whether this submission, or another one under its key, is numbered."""
@@ -46,17 +53,12 @@ class Numbering:
         number = (new.debounce and new.debounce.sequence) or known.sequence
         latest = Latest(number, standing, max(due + DAY, known.until))
         self._latest[key] = latest
-        self._expiries.at(latest.until, self._forget, key, latest.until)
+        self._ends.at(latest.until).append(key)
 
     def supersedes(self, new: NewTask) -> bool:
         """Whether another task stands last under this one's key."""
-        known = self._latest.get(_key(new))
+        known = self._latest.get(_key(new)) if new.debounce is not None else None
         return known is not None and known.task_id != new.id
-
-    def _forget(self, key: KeyOf, until: Micros) -> None:
-        known = self._latest.get(key)
-        if known is not None and known.until <= until:
-            del self._latest[key]
 
 
 def _key(new: NewTask) -> KeyOf:

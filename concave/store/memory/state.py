@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections.abc import Iterable
 
 from concave.clock import Micros
-from concave.store.memory.entry import WAITING, Entry, due_of
-from concave.store.memory.expiries import Expiries
+from concave.store.memory.entry import WAITING, Entry, Hold, due_of
 from concave.store.memory.lanes import Lanes
+from concave.store.memory.leases import Leases
 from concave.store.memory.listeners import Topics
+from concave.store.memory.moments import Moments
 from concave.store.memory.numbering import Numbering
 from concave.store.protocol import DEAD, WORK, abort_topic, done_topic
 from concave.store.records import (
@@ -46,19 +45,20 @@ class State:
         self.entries: dict[str, Entry] = {}
         self.lanes = Lanes()
         self.topics = Topics()
-        self._running: dict[str, set[Entry]] = {}
-        self._deadlines: list[tuple[Micros, int, Entry]] = []
-        self._order = itertools.count()
+        self._leases = Leases()
         self._held_keys: dict[KeyOf, str] = {}
         self._debounced: dict[KeyOf, str] = {}
         self._stands_for: dict[str, str] = {}
         self._last_claims: dict[tuple[str, int], tuple[str, list[Entry], Micros]] = {}
-        self._expiries = Expiries()
-        self._numbering = Numbering(self._expiries)
+        self._numbering = Numbering()
+        # What is forgotten, and when: records, idempotency keys with the task that holds them, and submissions.
+        self._record_ends = Moments[Entry]()
+        self._key_ends = Moments[tuple[KeyOf, str]]()
+        self._submission_ends = Moments[str]()
 
     def tick(self, now: Micros) -> int:
         """Let time pass: forget what has expired, take back what dead workers held, promote what is due."""
-        self._expiries.run(now)
+        self._expire(now)
         reaped = self._reap(now)
         self.lanes.promote(now)
         return reaped
@@ -71,19 +71,24 @@ class State:
             return new.id
         if standing := self._stands_for.get(new.id):
             return standing
-        if overtaken := self._numbering.overtaken(new):
-            return self._remember(new.id, overtaken, now)
-        other = self._held_keys.get((new.name, new.idempotency_key or "")) or self._debounce(new, now)
-        if self._numbering.concerns(new):
-            self._numbering.note(new, other or new.id, max(now, due_of(new, now, created)))
-        if other:
+        keyed = new.idempotency_key is not None or new.debounce is not None
+        if keyed and (other := self._fold(new, now, created)):
             return self._remember(new.id, other, now)
-        if new.idempotency_key is not None:
-            self._held_keys[new.name, new.idempotency_key] = new.id
-        entry = Entry(new, created, now, "pending", new.input, idempotency_key=new.idempotency_key)
-        self.entries[new.id] = entry
+        entry = self.entries[new.id] = Entry(new, created, new.input, new.idempotency_key)
         self._wait(entry, "scheduled", due_of(new, now, created), now)
         return new.id
+
+    def _fold(self, new: NewTask, now: Micros, created: Micros) -> str | None:
+        """The task that stands for a submission with a key, if another one does; else it holds its keys from now on."""
+        if overtaken := self._numbering.overtaken(new):
+            return overtaken
+        key = None if new.idempotency_key is None else (new.name, new.idempotency_key)
+        other = (self._held_keys.get(key) if key else None) or self._debounce(new, now)
+        if self._numbering.concerns(new):
+            self._numbering.note(new, other or new.id, max(now, due_of(new, now, created)))
+        if key and not other:
+            self._held_keys[key] = new.id
+        return other
 
     def _debounce(self, new: NewTask, now: Micros) -> str | None:
         """Fold a submission into the task that waits under its debounce key, if one still does."""
@@ -114,7 +119,7 @@ class State:
             self._held_keys[key] = waiting.new.id
         elif lasting > 0:
             self._held_keys[key] = waiting.new.id
-            self._expiries.at(now + lasting, self._free_key, key, waiting.new.id)
+            self._key_ends.at(now + lasting).append((key, waiting.new.id))
 
     def revive(self, task_id: str, new_id: str, now: Micros) -> str | None:
         revived, old = self.entries.get(new_id), self.entries.get(task_id)
@@ -128,7 +133,7 @@ class State:
         else:
             key = None
         new = old.new._replace(id=new_id, debounce=None)
-        entry = Entry(new, now, now, "pending", old.input, idempotency_key=key, revived_from=task_id)
+        entry = Entry(new, now, old.input, key, revived_from=task_id)
         self.entries[new_id] = entry
         self.forget(task_id, now)
         self._wait(entry, "pending", now, now)
@@ -139,22 +144,14 @@ class State:
     def claim(self, claim: Claim, now: Micros) -> Claimed:
         nonce, entries, _ = self._last_claims.get((claim.worker_id, claim.line), ("", [], 0))
         if nonce == claim.nonce:
-            return Claimed([self._lease(entry, now) for entry in entries if entry.token == nonce], 0)
-        room = {
-            name: (cap - len(self._running.get(name, ()))) if cap else claim.limit
-            for name, cap in claim.names
-        }
-        taken = list(self.lanes.take(claim.limit, room, claim.suspects))
-        for entry in taken:
-            entry.status = "running"
-            entry.claimed_once = True
-            entry.token, entry.deadline = claim.nonce, now + claim.lease
-            entry.started_at, entry.worker_id = now, claim.worker_id
-            self._running.setdefault(entry.new.name, set()).add(entry)
-            heapq.heappush(self._deadlines, (entry.deadline, next(self._order), entry))
+            held = [entry for entry in entries if _holds(entry, nonce)]
+            return Claimed([Lease(entry.record(now), nonce, entry.suspect) for entry in held], 0)
+        room = {name: (cap - self._leases.running(name)) if cap else claim.limit for name, cap in claim.names}
+        taken = self.lanes.take(claim.limit, room, claim.suspects)
         if taken:
+            self._leases.begin(taken, Hold(claim.nonce, claim.worker_id, now), now + claim.lease)
             self._remember_claim(claim, taken, now)
-        leases = [self._lease(entry, now) for entry in taken]
+        leases = [Lease(entry.record(now), claim.nonce, entry.suspect) for entry in taken]
         return Claimed(leases, self._idle_for(now) if len(leases) < claim.limit else None)
 
     def _remember_claim(self, claim: Claim, taken: list[Entry], now: Micros) -> None:
@@ -168,38 +165,28 @@ class State:
     def held(self, lease: Lease) -> Entry | None:
         """The task that a lease is of, if its token still stands."""
         entry = self.entries.get(lease.task.id)
-        return entry if entry is not None and entry.token == lease.token else None
+        return entry if entry is not None and _holds(entry, lease.token) else None
 
     def extend(self, lease: Lease, deadline: Micros) -> Extended:
         entry = self.held(lease)
         if entry is None:
             return "lost"
-        entry.deadline = deadline
-        heapq.heappush(self._deadlines, (deadline, next(self._order), entry))
+        self._leases.renew(entry, deadline)
         return "aborted" if entry.abort else "held"
 
     def abort(self, task_id: str) -> bool:
         entry = self.entries.get(task_id)
-        if entry is None or entry.token is None:
+        if entry is None or entry.status != "running" or entry.hold is None:
             return False
         entry.abort = True
-        self.topics.publish(abort_topic(entry.worker_id or ""), task_id)
+        self.topics.publish(abort_topic(entry.hold.worker_id), task_id)
         return True
 
-    def _lease(self, entry: Entry, now: Micros) -> Lease:
-        return Lease(entry.record(now), entry.token or "", entry.suspect)
-
     def _idle_for(self, now: Micros) -> Micros | None:
-        moments = [moment for moment in (self.lanes.next_due(), self._next_deadline()) if moment is not None]
+        moments = [
+            moment for moment in (self.lanes.next_due(), self._leases.next_end()) if moment is not None
+        ]
         return max(0, min(moments) - now) if moments else None
-
-    def _next_deadline(self) -> Micros | None:
-        while self._deadlines:
-            deadline, _, entry = self._deadlines[0]
-            if entry.token is not None and entry.deadline == deadline:
-                return deadline
-            heapq.heappop(self._deadlines)
-        return None
 
     # Ending a run
 
@@ -207,10 +194,10 @@ class State:
         entry = self.held(lease)
         if entry is None:
             return False
-        self._leave_running(entry)
+        self._leases.end(entry)
         match decision:
-            case Complete(result):
-                entry.result = result
+            case Complete():
+                entry.result = decision.result
                 self._end(entry, "completed", now)
             case Retry(delay, failure):
                 self._fail(entry, failure, now)
@@ -243,12 +230,10 @@ class State:
         return True
 
     def _reap(self, now: Micros) -> int:
-        reaped = 0
-        while (deadline := self._next_deadline()) is not None and deadline <= now:
-            _, _, entry = heapq.heappop(self._deadlines)
+        run_out = self._leases.run_out(now)
+        for entry in run_out:
             aborted = entry.abort
-            self._leave_running(entry)
-            reaped += 1
+            self._leases.end(entry)
             entry.crashes += 1
             if aborted:
                 entry.reason = "cancelled while it ran, and its worker died"
@@ -260,21 +245,15 @@ class State:
                 self._wait_again(entry, "pending", now, now)
             if self.lanes.has_ready(entry.new.name):
                 self.topics.publish(WORK, entry.new.name)
-        return reaped
-
-    def _leave_running(self, entry: Entry) -> None:
-        entry.token = entry.progress = None
-        entry.abort = False
-        running = self._running[entry.new.name]
-        running.discard(entry)
-        if not running:
-            del self._running[entry.new.name]
+        return len(run_out)
 
     def _fail(self, entry: Entry, failure: Failure | None, now: Micros) -> None:
         if failure is not None:
             entry.attempts_failed += 1
-            known = failure._replace(attempt=entry.attempts_failed, at=now, worker_id=entry.worker_id or "")
-            entry.failures = [*entry.failures, known][-MAX_FAILURES:]
+            known = failure._replace(
+                attempt=entry.attempts_failed, at=now, worker_id=entry.hold.worker_id if entry.hold else ""
+            )
+            entry.failures = (*entry.failures, known)[-MAX_FAILURES:]
 
     # Waiting and being forgotten
 
@@ -282,7 +261,7 @@ class State:
         """Let a task wait, under `status` as long as it isn't due, and tell idle workers if it concerns them."""
         later = due > now
         entry.status, entry.due_at = (status if later else "pending"), due
-        entry.started_at = entry.worker_id = None
+        entry.hold = None
         if self.lanes.put(entry, later=later):
             self.topics.publish(WORK, entry.new.name)
 
@@ -299,10 +278,13 @@ class State:
     def _end(self, entry: Entry, status: TaskStatus, now: Micros) -> None:
         entry.status, entry.ended_at = status, now
         retention, name, task_id = entry.new.retention, entry.new.name, entry.new.id
-        kept = {"completed": retention.completed, "cancelled": retention.cancelled}.get(
-            status, retention.dead
-        )
-        self._expiries.at(now + kept, self._expire, entry, now + kept)
+        if status == "completed":
+            kept, key_kept = retention.completed, retention.key
+        elif status == "cancelled":
+            kept, key_kept = retention.cancelled, 0
+        else:
+            kept = key_kept = retention.dead
+        self._record_ends.at(now + kept).append(entry)
         if entry.new.debounce is not None and self._debounced.get((name, entry.new.debounce.key)) == task_id:
             del self._debounced[name, entry.new.debounce.key]
         if entry.idempotency_key is not None:
@@ -310,8 +292,7 @@ class State:
             if status == "cancelled":
                 self._free_key(key, task_id)
             else:
-                lasting = retention.key if status == "completed" else retention.dead
-                self._expiries.at(now + lasting, self._free_key, key, task_id)
+                self._key_ends.at(now + key_kept).append((key, task_id))
         self.topics.publish(done_topic(task_id), task_id)
         if status == "dead":
             self.topics.publish(DEAD, task_id)
@@ -328,13 +309,24 @@ class State:
         if entry.created_at + DAY > now:
             self._remember(task_id, task_id, entry.created_at)
 
-    def _expire(self, entry: Entry, now: Micros) -> None:
-        # It may be gone before its time, and its id in use again.
-        if self.entries.get(entry.new.id) is entry:
-            self.forget(entry.new.id, now)
+    def _expire(self, now: Micros) -> None:
+        for moment, entry in self._record_ends.take(now):
+            # It may be gone before its time, and its id in use again.
+            if self.entries.get(entry.new.id) is entry:
+                self.forget(entry.new.id, moment)
+        # After the records: a record that goes leaves its submission, which may have had its day by now.
+        for _, submission_id in self._submission_ends.take(now):
+            self._stands_for.pop(submission_id, None)
+        for _, (key, task_id) in self._key_ends.take(now):
+            self._free_key(key, task_id)
+        self._numbering.tick(now)
 
     def _remember(self, submission_id: str, task_id: str, since: Micros) -> str:
         """Know for a day which task a submission became, so that sending it again adds nothing."""
         self._stands_for[submission_id] = task_id
-        self._expiries.at(since + DAY, self._stands_for.pop, submission_id, None)
+        self._submission_ends.at(since + DAY).append(submission_id)
         return task_id
+
+
+def _holds(entry: Entry, token: str) -> bool:
+    return entry.status == "running" and entry.hold is not None and entry.hold.token == token
