@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, DefaultClause, Sequence, String, literal, text
 
@@ -26,8 +25,7 @@ def defaults_of(fields: Iterable[ResourceField], given: Mapping[str, Any], *, di
     return defaults
 
 
-@dataclass(frozen=True, slots=True)
-class _Execution:
+class _Execution(NamedTuple):
     """What SQLAlchemy hands to a default that takes its execution context, as far as one exists here."""
 
     current_parameters: Mapping[str, Any]

@@ -7,7 +7,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.datastructures import Headers
 
@@ -21,7 +21,7 @@ TAG = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 ANY = "*"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tags:
     """How a table's rows are tagged: by their version column, or by a hash of what clients see of them.
 
@@ -48,8 +48,7 @@ class Tags:
         return f'"{urlsafe_b64encode(hashlib.sha256(shown).digest()[:16]).decode().rstrip("=")}"'
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
+class Conditions(NamedTuple):
     """What a request wants the row to be, or not to be. None is a header that isn't there."""
 
     if_match: tuple[str, ...] | None = None

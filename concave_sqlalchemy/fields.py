@@ -9,8 +9,7 @@ import enum
 import json
 import uuid
 from base64 import b64decode
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, cast, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, cast, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, NaiveDatetime, WithJsonSchema
 from sqlalchemy import Column, Table, UniqueConstraint, inspect, types
@@ -33,8 +32,7 @@ BASE64: Final = {
 LOCAL: Final = {"type": "string", "format": "date-time-local"}
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceField:
+class ResourceField(NamedTuple):
     """A column as clients and hooks see it. `name` is the mapped attribute's, or the column's key in a plain table."""
 
     name: str

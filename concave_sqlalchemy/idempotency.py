@@ -60,7 +60,7 @@ async def key_of(request: Request, *, resource: str, user: Any) -> IdempotencyKe
     return IdempotencyKey(_digest([resource, identity, shown, key]), _digest(asked, await request.body()))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Records:
     """The answers to requests with keys, kept for `ttl` seconds."""
 

@@ -26,7 +26,7 @@ KeyValue: TypeAlias = tuple[Any, ...]
 """A row's key: a value for each of its columns, in their order; of length one where the key is one column."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Key:
     """The columns that tell rows apart: unique together, never NULL."""
 

@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -101,7 +100,7 @@ class Outbox:
             sequences = {row.id: row.sequence for row in returned}
         except DBAPIError as error:
             raise explained(error, outbox_table) from error
-        return [replace(each, task=numbered(each.task, sequences[each.task.id])) for each in submissions]
+        return [each._replace(task=numbered(each.task, sequences[each.task.id])) for each in submissions]
 
     async def relay(self, submissions: Sequence[Submission]) -> None:
         """Hand over what has just been committed. Never raises: what can't be sent now is swept up later."""

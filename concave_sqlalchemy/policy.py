@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Integer
 
@@ -30,8 +31,7 @@ class Fields:
     sortable: Collection[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(NamedTuple):
     """What a `Fields` comes to for one table. Each in the columns' order."""
 
     readable: tuple[ResourceField, ...]

@@ -6,8 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from concave.errors import ConcaveError, TasksNotInitializedError
 from concave.failpoints import armed, reach
@@ -27,8 +26,7 @@ LINGER = 0.05
 """Seconds that relayed rows gather before one DELETE takes them all: a transaction each would double what a write costs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A task on its way through the outbox, and the scheduler it is for, where that isn't the default."""
 
     task: NewTask

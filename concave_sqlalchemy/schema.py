@@ -44,7 +44,7 @@ class Body(NamedTuple):
         return self.missing is not None and any(each["field"] == name for each in self.missing.errors)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RowSchema:
     """What may be written to a table, by whom."""
 

@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from concave.errors import ConfigurationError
-from concave.kv.memory import MemoryKV
 
 if TYPE_CHECKING:
     from concave.kv.protocol import KV
@@ -29,6 +28,9 @@ def kv_from_url(url: str | None = None, *, prefix: str = "concave", **options: A
     url = url or os.environ.get("CONCAVE_KV_URL") or "memory://"
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme == "memory":
+        # Imported when it is asked for, like the other: a process needs one of them.
+        from concave.kv.memory import MemoryKV
+
         try:
             return MemoryKV(prefix=prefix, **options)
         except TypeError as error:

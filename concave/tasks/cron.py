@@ -26,9 +26,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from calendar import monthrange
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from concave.errors import InvalidScheduleError
@@ -46,8 +46,7 @@ _HIGHEST = ({"59"}, {"23"}, {"31"}, {"12", "dec"}, {"6", "sat"})
 _FIELDS = "minute, hour, day, month, weekday"
 
 
-@dataclass(frozen=True, slots=True)
-class CronPattern:
+class CronPattern(NamedTuple):
     """A cron expression, taken apart. Weekdays count from Sunday, 0."""
 
     times: tuple[int, ...]
@@ -75,8 +74,7 @@ class CronPattern:
         return by_day or by_weekday if self.either_day else by_day and by_weekday
 
 
-@dataclass(frozen=True, slots=True)
-class _ClockChange:
+class _ClockChange(NamedTuple):
     """At the instant `at`, the wall times from `start` to before `end` are skipped, or begin to repeat."""
 
     at: datetime

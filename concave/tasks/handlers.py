@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from concave.errors import ConfigurationError
 from concave.tasks.context import TaskContext
@@ -14,8 +13,7 @@ from concave.tasks.context import TaskContext
 __all__ = ["HandlerShape", "shape_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class HandlerShape:
+class HandlerShape(NamedTuple):
     """How a handler is called: with `arity` of (ctx, input), and as what it is annotated."""
 
     input: Any

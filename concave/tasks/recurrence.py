@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, NamedTuple, TypeAlias, assert_never
 
 from concave.errors import InvalidScheduleError
 from concave.tasks.cron import first_slot_after, last_slot_until, load_zone, read_cron
@@ -41,16 +40,14 @@ DEFAULT_LIMIT = 100
 _MICROSECOND = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class CronRule:
+class CronRule(NamedTuple):
     """Fires when the clock of `timezone` (an IANA name) matches `expression` (five fields, or an alias: `@daily`)."""
 
     expression: str
     timezone: str
 
 
-@dataclass(frozen=True, slots=True)
-class IntervalRule:
+class IntervalRule(NamedTuple):
     """Fires at `anchor` + k times `every` seconds, for k = 0, 1, 2 and so on: never before the anchor.
 
     `every` counts in whole microseconds, and each slot is computed from the anchor: there is no drift.
@@ -64,8 +61,7 @@ Rule: TypeAlias = CronRule | IntervalRule
 Misfire: TypeAlias = Literal["skip", "once", "all"]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What to do with a due schedule: enqueue `run`, oldest first, and wait until `next`."""
 
     run: list[datetime]

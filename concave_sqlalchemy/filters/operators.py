@@ -45,8 +45,7 @@ class Given(NamedTuple):
     has_null: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(NamedTuple):
     """What an operator takes and makes."""
 
     arity: Arity

@@ -18,7 +18,7 @@ from concave_sqlalchemy.filters.values import Kind, reader_of
 __all__ = ["Filters"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Filters:
     """What a resource can be filtered by: fields, operators, and the database that answers."""
 

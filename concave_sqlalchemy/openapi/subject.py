@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from concave_sqlalchemy.policy import Allowed
 from concave_sqlalchemy.schema import RowSchema
@@ -10,8 +10,7 @@ from concave_sqlalchemy.schema import RowSchema
 __all__ = ["Subject"]
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """What is described: a resource as its clients see it."""
 
     table: str

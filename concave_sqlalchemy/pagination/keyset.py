@@ -8,8 +8,7 @@ stretch of the index, with the page's limit, and their union is put in order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -28,16 +27,14 @@ __all__ = ["PageStatement", "page_statement", "parameters"]
 LIMIT = "concave_limit"
 
 
-@dataclass(frozen=True, slots=True)
-class PageStatement:
+class PageStatement(NamedTuple):
     """A statement, and where in its rows the place of a row stands: what the next page begins after."""
 
     statement: Select[Any]
     place: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
+class _Stretch(NamedTuple):
     """Rows that lie side by side in the index: what they have in common, and what is left to order them."""
 
     conditions: list[ColumnElement[bool]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import ColumnElement, Enum, String, type_coerce
 from sqlalchemy.types import NULLTYPE
@@ -18,8 +18,7 @@ __all__ = ["Ordering", "Orders", "Term", "named"]
 MAX_TERMS: Final = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """One field of an order. NULL counts as the greatest value: last when ascending, first when descending."""
 
     field: ResourceField
@@ -65,7 +64,7 @@ class Term:
 Ordering: TypeAlias = tuple[Term, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Orders:
     """The orders that a resource's rows can be listed in."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.datastructures import QueryParams
 
@@ -14,8 +14,7 @@ __all__ = ["PageRequest", "flag", "names", "only", "read_page_request"]
 PARAMETERS = frozenset({"cursor", "filter", "limit", "orderBy", "select", "totalCount"})
 
 
-@dataclass(frozen=True, slots=True)
-class PageRequest:
+class PageRequest(NamedTuple):
     """Which page a client wants, of which list; the texts are not yet read."""
 
     limit: int

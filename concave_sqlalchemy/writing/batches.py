@@ -24,7 +24,7 @@ from concave_sqlalchemy.writing.writing import Writing
 __all__ = ["Batches"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batches:
     """A resource's batches, each of at most `limit` rows."""
 

@@ -21,8 +21,7 @@ class IdempotencyKey(NamedTuple):
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Who asks for a write, by which request and on which conditions, and which rows are theirs to write."""
 
     request: Request

@@ -24,7 +24,7 @@ Work: TypeAlias = Callable[[Write], Awaitable[Answer]]
 """What a request does in its transaction. The answer is made there: nothing that could fail comes after the commit."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Performer:
     """Begins and ends the transactions of one resource."""
 

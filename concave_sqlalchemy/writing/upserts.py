@@ -30,7 +30,7 @@ class _TakenError(Exception):
     """There is such a row by now: what was done for a new one is undone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Upserts:
     """A resource's upserts, by the sets of fields that no two rows can have in common."""
 

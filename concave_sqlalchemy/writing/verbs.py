@@ -51,7 +51,7 @@ class Target(NamedTuple):
         return self.current if self.certain else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Verbs:
     """The writing verbs of a table's rows."""
 

@@ -23,7 +23,7 @@ SAFE: Final = "/:@!$&'()*+,;=~"
 """What a path may hold as it is."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Writing:
     """A resource's writing side."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 from concave.store.records import MAX_FAILURES
 
@@ -16,8 +16,7 @@ CONSTANTS = f"local MAX_FAILURES = {MAX_FAILURES}"
 """What both languages must agree on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(NamedTuple):
     """A verb's source, as the server gets it, and the digest by which the server remembers it."""
 
     name: str
