@@ -43,7 +43,7 @@ class JsonCodec(Generic[T]):
     def encode(self, value: object) -> tuple[T, bytes]:
         """The checked value and its JSON; `CodecError` if it is neither of the type nor fit for JSON."""
         try:
-            checked = self._adapter.validate_python(value)
+            checked: T = self._adapter.validator.validate_python(value)
         except Exception as error:
             raise CodecError(_explained(error)) from error
         try:
@@ -71,9 +71,10 @@ class JsonCodec(Generic[T]):
     def decode(self, data: bytes) -> T:
         """The value that JSON stands for; `CodecError` if it is not of the type."""
         try:
-            return self._adapter.validate_json(data)
+            value: T = self._adapter.validator.validate_json(data)
         except Exception as error:
             raise CodecError(_explained(error)) from error
+        return value
 
     def _dump(self, checked: T) -> bytes:
         """Models, dates, UUIDs and the like become what Pydantic makes of them. ValueError for what JSON can't hold."""

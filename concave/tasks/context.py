@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -24,7 +25,7 @@ class TaskContext:
     `state` is what the lifespan or the worker was given to share with handlers (a session factory, an HTTP client).
     """
 
-    __slots__ = ("_record", "_report", "attempt", "signal", "state", "task_id", "worker_id")
+    __slots__ = ("_record", "_report", "_signal", "attempt", "state", "task_id", "worker_id")
 
     def __init__(
         self,
@@ -40,8 +41,13 @@ class TaskContext:
         self.task_id: str = record.id
         self.attempt: int = record.attempt
         self.worker_id = worker_id
-        self.signal = signal or AbortSignal()
+        self._signal = signal
         self.state = state
+
+    @property
+    def signal(self) -> AbortSignal:
+        """Says when to stop, and why."""
+        return self._signal or self._made_signal()
 
     @property
     def name(self) -> str:
@@ -67,3 +73,14 @@ class TaskContext:
             raise ValueError(f"progress is told in finite numbers, not {done!r} of {total!r}")
         if self._report is not None:
             await self._report(to_json([done, total, message]))
+
+    def _made_signal(self) -> AbortSignal:
+        # Made when it is first asked for, as few handlers do. A handler's thread may ask while the worker aborts: both must
+        # get the same one.
+        with _LOCK:
+            self._signal = self._signal or AbortSignal()
+            return self._signal
+
+
+_LOCK = threading.Lock()
+# One for all contexts: it is held for an instruction or two.

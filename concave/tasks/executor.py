@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Literal
 
 from concave.clock import Timer
@@ -79,16 +79,6 @@ class Run:
             self.task.cancel()
         return True
 
-    async def interruptibly(self, awaitable: Awaitable[Any]) -> Any:
-        """Await what may be cancelled: a handler, but neither a thread nor our own steps around it."""
-        self.interruptible = True
-        try:
-            if self.told_to_stop and self.task is not None:
-                self.task.cancel()
-            return await awaitable
-        finally:
-            self.interruptible = False
-
 
 async def execute(
     run: Run, threads: HandlerThreads, chance: Callable[[], float] = random.random
@@ -133,10 +123,20 @@ async def _call(run: Run, threads: HandlerThreads, value: Any) -> Any:
     definition = run.definition
     args = (run.context, value)[: definition.arity]
     if definition.is_async:
-        return await run.interruptibly(definition.handler(*args))
-    result = await threads.run(definition.handler, *args)
-    # A plain function may return an awaitable: the wrapper that some decorator puts around an async handler.
-    return await run.interruptibly(result) if inspect.isawaitable(result) else result
+        result = definition.handler(*args)
+    else:
+        result = await threads.run(definition.handler, *args)
+        # A plain function may return an awaitable: the wrapper that some decorator puts around an async handler.
+        if not inspect.isawaitable(result):
+            return result
+    # A handler may be cancelled while it is awaited, but neither a thread nor our own steps around it.
+    run.interruptible = True
+    try:
+        if run.told_to_stop and run.task is not None:
+            run.task.cancel()
+        return await result
+    finally:
+        run.interruptible = False
 
 
 def _decoded(run: Run) -> Any:

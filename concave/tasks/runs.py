@@ -46,6 +46,8 @@ class Runs:
         self._on_end = on_end
         # By identity: a task whose lease was lost may be claimed anew while its first run hasn't ended.
         self._running: dict[Run, None] = {}
+        self.suspects = 0
+        """How many of those that run have crashed a worker before."""
         # One timer for all timeouts, set to the earliest: most runs end long before theirs, and setting one costs as much
         # as running a task.
         self._next_deadline = math.inf
@@ -55,11 +57,6 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._running)
-
-    @property
-    def suspects(self) -> int:
-        """How many of them have crashed a worker before."""
-        return sum(run.lease.suspect for run in self._running)
 
     @property
     def to_renew(self) -> list[Run]:
@@ -73,6 +70,7 @@ class Runs:
         )
         run = Run(lease, definition, context, self._clock.monotonic())
         self._running[run] = None
+        self.suspects += lease.suspect
         if run.deadline < self._next_deadline:
             self._time(run.deadline)
         run.task = asyncio.create_task(self._run(run), name=f"concave-task-{lease.task.name}")
@@ -126,6 +124,7 @@ class Runs:
             _cancel_timer(run)
             self.outcomes.add(run.lease, Release(), run)
         self._running.clear()
+        self.suspects = 0
         self._time(math.inf)
 
     async def _run(self, run: Run) -> None:
@@ -134,6 +133,7 @@ class Runs:
         if run not in self._running:
             return  # handed back while the handler unwound
         del self._running[run]
+        self.suspects -= run.lease.suspect
         if decision is not None:
             self._count(decision)
             self.outcomes.add(run.lease, decision, run)

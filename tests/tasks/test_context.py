@@ -1,12 +1,13 @@
 """What a handler is told about its run."""
 
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from concave.store.records import Retention, TaskRecord
-from concave.tasks import TaskContext
+from concave.tasks import AbortSignal, TaskContext
 
 NOON = 1_767_268_800_000_000
 
@@ -56,3 +57,20 @@ async def test_progress_goes_to_whoever_listens() -> None:
     for done, total in ((float("nan"), None), (1, float("inf"))):
         with pytest.raises(ValueError, match="finite numbers"):
             await ctx.progress(done, total)
+
+
+def test_all_who_ask_for_the_signal_at_once_get_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = TaskContext(record())
+    seen: list[AbortSignal] = []
+    handler = threading.Thread(target=lambda: seen.append(ctx.signal))
+
+    def made_while_the_handler_asks() -> AbortSignal:
+        if handler.ident is None:
+            handler.start()
+            handler.join(0.5)  # it can't get one before this one is there
+        return AbortSignal()
+
+    monkeypatch.setattr("concave.tasks.context.AbortSignal", made_while_the_handler_asks)
+    ctx.signal.abort("now")
+    handler.join()
+    assert [signal.reason for signal in seen] == ["now"]
