@@ -16,7 +16,7 @@ LaneKey = tuple[str, bool]
 
 
 class Lanes:
-    """Due tasks in lanes, one per bucket, name and suspicion; those not due yet in a heap by time for each name."""
+    """Due tasks in lanes, one per bucket, name and suspicion; those not due yet in a lane by time for each name."""
 
     def __init__(self) -> None:
         # The order of a bucket's lanes is the order in which they are served: a lane that was, goes last.
@@ -36,7 +36,7 @@ class Lanes:
                 lane = self._later[name] = Lane()
             return lane.put(entry.due_at, entry)
         bucket = self._ready[bucket_of(entry.new.priority)]
-        key = (name, entry.crashes > 0)
+        key = (name, entry.suspect)
         lane = bucket.get(key)
         if lane is None:
             lane = bucket[key] = Lane()
