@@ -1,1 +1,1 @@
-"""OpenAPI 3.1: what can be asked of a resource (`operations`) → a document (`document`) → where an app shows it (`apps`)."""
+"""OpenAPI 3.1: what can be asked of a resource (`operations`, with their `parameters` and `schemas`) → a document (`document`) → where an app shows it (`apps`)."""

@@ -12,7 +12,7 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, HookContext
 
-from concave_sqlalchemy.openapi.document import ETAGS, IDEMPOTENCY_KEY
+from concave_sqlalchemy.openapi.parameters import ETAGS, IDEMPOTENCY_KEY
 
 FILTERS = (
     "",
