@@ -310,6 +310,7 @@ def use_resource(
             default_limit,
             max_limit,
             max_batch,
+            upserts.offered(allowed.writable),
             may_be_refused=user is not None or scopes is not None,
             completes_create=hooks.on_before_create is not None,
             completes_update=hooks.on_before_update is not None,

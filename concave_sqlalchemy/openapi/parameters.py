@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from concave_sqlalchemy.aggregates import aggregable
@@ -34,6 +34,10 @@ def _fields(fields: Iterable[ResourceField], description: str) -> Json | None:
     schema = {"type": "array", "items": {"type": "string", "enum": names}, "minItems": 1}
     # With commas between them: `a,b`.
     return _query(schema, description, style="form", explode=False)
+
+
+def _one_of(texts: Sequence[str], description: str) -> Json | None:
+    return _query({**TEXT, "enum": list(texts)}, description) if texts else None
 
 
 def _aggregated(function: str, description: str) -> Callable[[Subject, Schemas], Json | None]:
@@ -86,10 +90,8 @@ PARAMETERS: Final[Mapping[str, Callable[[Subject, Schemas], Json | None]]] = {
     "all": _always(
         _query({"type": "boolean", "default": False}, "That all rows are meant, where there is no filter.")
     ),
-    "on_conflict": _always(
-        _query(
-            {**TEXT, "format": "unique-fields"}, "The key, or fields that are unique together, as in `email`."
-        )
+    "on_conflict": lambda subject, _schemas: _one_of(
+        subject.unique, "The key, or fields that are unique together; each of them is then needed."
     ),
     "If-Match": _header(ETAGS, "Only where the row is in one of these states, or there at all: `*`."),
     "If-None-Match": _header(ETAGS, "Only where the row is in none of these states."),

@@ -19,6 +19,8 @@ class Subject(NamedTuple):
     default_limit: int
     max_limit: int
     max_batch: int
+    unique: tuple[str, ...]
+    """What `on_conflict` can be: fields that clients may set and no two rows have in common, with commas between them."""
     may_be_refused: bool
     """Whether a request's user decides what is answered."""
     completes_create: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,6 +41,12 @@ class Upserts:
     def of(cls, writing: Writing, table: Table, fields: tuple[ResourceField, ...]) -> Upserts:
         """The upserts into a table."""
         return cls(writing, frozenset(_unique_sets(table, fields)))
+
+    def offered(self, writable: Sequence[ResourceField]) -> tuple[str, ...]:
+        """What clients may ask for, who send all of the fields that they name."""
+        names = [field.name for field in writable]
+        sets = (each for each in self.unique if each <= set(names))
+        return tuple(sorted(",".join(sorted(each, key=names.index)) for each in sets))
 
     def read(self, text: str) -> tuple[ResourceField, ...]:
         """The fields of ``on_conflict=a,b``. Raises `Problem` 400 where two rows could have the same ones."""

@@ -2,7 +2,7 @@
 
 import enum
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from sqlalchemy import (
@@ -19,14 +19,18 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
+    SmallInteger,
     String,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
 )
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from starlette.applications import Starlette
 
+from concave import HookContext, ResourceHooks
+from concave.hooks import Row
 from concave_sqlalchemy import Fields, create_outbox_tables, openapi_route, use_resource
 
 
@@ -66,6 +70,17 @@ labels = Table(
 slugs = Table(
     "slugs", metadata, Column("slug", String(10), primary_key=True), Column("rank", Integer, unique=True)
 )
+# So few keys that all rows are one batch, and that upserts meet a row more often than not.
+NAMES = "abcdefghijklmnopqrst"
+slots = Table(
+    "slots",
+    metadata,
+    Column("name", Enum(*NAMES, name="slot_name"), primary_key=True),
+    Column("row", SmallInteger),
+    Column("seat", SmallInteger),
+    Column("note", String(10)),
+    UniqueConstraint("row", "seat"),
+)
 
 engine = create_async_engine(os.environ.get("OPENAPI_DATABASE_URL", "sqlite+aiosqlite://"))
 sessions = async_sessionmaker(engine)
@@ -80,6 +95,16 @@ async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
     await engine.dispose()
 
 
+def tell(event: str) -> Callable[[HookContext, Row], None]:
+    """A hook that says what happened to a row, and by which request."""
+
+    def hook(ctx: HookContext, _row: Row) -> None:
+        assert ctx.request is not None
+        print(f"{event} by {ctx.request.method} {ctx.request.url.path}", flush=True)
+
+    return hook
+
+
 every_but_the_secret = [column.key for column in things.columns if column.key != "secret"]
 app = Starlette(
     routes=[
@@ -89,6 +114,16 @@ app = Starlette(
         ),
         use_resource(labels, session=sessions).mount("/api/labels"),
         use_resource(slugs, session=sessions, max_limit=30).mount("/slugs"),
+        use_resource(
+            slots,
+            session=sessions,
+            max_batch=len(NAMES),
+            hooks=ResourceHooks(
+                on_after_create=tell("create"),
+                on_after_update=tell("update"),
+                on_after_delete=tell("delete"),
+            ),
+        ).mount("/slots"),
     ],
     lifespan=lifespan,
 )

@@ -3,6 +3,7 @@
 A filter is in a language of its own, an order names fields, and a cursor is one that the list itself gave.
 """
 
+import itertools
 import re
 import uuid
 from typing import Any
@@ -11,6 +12,7 @@ import requests
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, HookContext
+from schemathesis.generation.meta import TestPhase
 
 from concave_sqlalchemy.openapi.parameters import ETAGS, IDEMPOTENCY_KEY
 
@@ -22,25 +24,36 @@ FILTERS = (
     "{0}=in=(null)",
 )
 SHAPES = {"If-Match": ETAGS, "If-None-Match": ETAGS, "Idempotency-Key": IDEMPOTENCY_KEY}
+in_turn = itertools.cycle(("name==a", "name=in=(a,b,c)", "", "row!=null,note==null", "seat<0;name!=b"))
+names = itertools.cycle("abcdefghij")
+BATCHES = ("/slots/batch",)
+"""Where it hurts nobody that rows are changed and deleted; nothing else is to lose what a sequence of requests goes on with."""
 ORDERS = ("", "{0}", "{0}:desc,{1}:asc", "{1}:DESC")
 
-for name in ("rsql", "order", "cursor", "unique-fields"):
+for name in ("rsql", "order", "cursor"):
     schemathesis.openapi.format(name, st.text(max_size=5))
 schemathesis.openapi.format("date-time-local", st.datetimes().map(lambda moment: moment.isoformat()))
 
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
-    query: Any = case.query
     is_valid = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
     _settle_headers(case, is_valid=is_valid)
-    if not is_valid or not isinstance(query, dict):
+    if not is_valid:
         return
     fields = _fields(case)
-    query.pop("on_conflict", None)
     if case.path.endswith("/batch") and case.method in {"PATCH", "DELETE"}:
-        query["filter"] = f"{fields[0]}==null"
+        case.query = _of_batch(case, fields)
         return
+    if case.path in BATCHES:
+        body: Any = case.body
+        for row in body["items"]:
+            row["name"] = next(names)
+    query: Any = case.query
+    if not isinstance(query, dict):
+        return
+    if "on_conflict" in query:
+        _complete(case.body, query["on_conflict"].split(","))
     for parameter, choices in (("filter", FILTERS), ("orderBy", ORDERS)):
         if parameter in query:
             text = choices[len(str(query[parameter])) % len(choices)]
@@ -49,6 +62,25 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         _follow(case, query)
     if case.path.endswith("/aggregate") and not set(query) - {"filter", "count"}:
         query["count"] = "true"
+
+
+def _of_batch(case: Case[Any], fields: list[str]) -> dict[str, Any]:
+    """Which rows: those of a filter, or all of them; of what is needed later, none."""
+    query = dict(case.query or {})
+    is_needed = case.path not in BATCHES or (
+        case.meta is not None and case.meta.phase.name is TestPhase.STATEFUL
+    )
+    if is_needed:
+        return {**query, "filter": f"{fields[0]}==null"}
+    choice = next(in_turn)
+    return {**query, "filter": choice} if choice else {"all": "true"}
+
+
+def _complete(body: Any, unique: list[str]) -> None:
+    """Rows with all of the fields that tell whether they are there already."""
+    for number, row in enumerate(body["items"] if set(body) == {"items"} else [body]):
+        for field in unique:
+            row.setdefault(field, number)
 
 
 def _settle_headers(case: Case[Any], *, is_valid: bool) -> None:
