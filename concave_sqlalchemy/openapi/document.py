@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final
 
-from concave_sqlalchemy.openapi.operations import OPERATIONS, Operation
+from concave_sqlalchemy.openapi.operations import JSON, OPERATIONS, Operation
 from concave_sqlalchemy.openapi.parameters import PARAMETERS
 from concave_sqlalchemy.openapi.schemas import PROBLEM, TEXT, Json, Schemas
 from concave_sqlalchemy.openapi.subject import Subject
 
 __all__ = ["described", "document", "merged"]
 
-JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 
 
@@ -90,5 +89,5 @@ def _operation(operation: Operation, subject: Subject, schemas: Schemas) -> Json
         made["parameters"] = [{"name": name, **each} for name, each in parameters.items() if each is not None]
     if operation.body:
         content = {"schema": schemas.ref(operation.body, subject)}
-        made["requestBody"] = {"required": True, "content": {JSON: content}}
+        made["requestBody"] = {"required": True, "content": dict.fromkeys(operation.media_types, content)}
     return made

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["OPERATIONS", "Operation"]
+from concave_sqlalchemy.merge_patch import MEDIA_TYPES as MERGE_PATCH
+
+__all__ = ["JSON", "OPERATIONS", "Operation"]
+
+JSON: Final = "application/json"
 
 READS: Final = (400, 500, 503)
 WRITES: Final = (400, 409, 413, 415, 422, 500, 503)
@@ -25,6 +29,8 @@ class Operation:
     parameters: tuple[str, ...] = ()
     body: str = ""
     """The schema of its body, where it has one."""
+    media_types: tuple[str, ...] = (JSON,)
+    """What its body may be."""
     status: int = 200
     answer: str = ""
     """The schema of its answer, where that isn't empty."""
@@ -70,7 +76,7 @@ OPERATIONS: Final = (
     Operation(
         "patchMany", "patch", "/batch", "The same change of several rows, all of them or none",
         "The rows are those of `filter`; or all, which must be said: `all=true`.",
-        parameters=("filter", "all", *KEYED), body="Patch", answer="Count", problems=WRITES,
+        parameters=("filter", "all", *KEYED), body="Patch", media_types=MERGE_PATCH, answer="Count", problems=WRITES,
     ),
     Operation(
         "deleteMany", "delete", "/batch", "Delete several rows, all of them or none",
@@ -83,7 +89,7 @@ OPERATIONS: Final = (
     ),
     Operation(
         "patch", "patch", "/{id}", "Change some columns of a row", "A merge patch (RFC 7396).", parameters=CONDITIONAL,
-        body="Patch", answer="Row", problems=ONE_WRITE, tagged=True,
+        body="Patch", media_types=MERGE_PATCH, answer="Row", problems=ONE_WRITE, tagged=True,
     ),
     Operation(
         "replace", "put", "/{id}", "Change all columns of a row", "Those that are left out go back to their defaults.",

@@ -1,5 +1,6 @@
 """What resources tell of themselves in OpenAPI, and that it is true."""
 
+import json
 import os
 import subprocess
 import sys
@@ -121,6 +122,25 @@ def test_a_document_tells_what_clients_may_see_and_set() -> None:
             "responses"
         ]
     )
+
+
+async def test_what_a_body_may_be_is_what_is_taken(client: httpx.AsyncClient) -> None:
+    plain, patch = {"application/json"}, {"application/json", "application/merge-patch+json"}
+    paths = use_resource(words, session=async_sessionmaker()).openapi("/w")["paths"]
+    await client.post("", json={"word": "x", "small": 1})
+    for method, path, query, body, media_types in (
+        ("post", "", "?on_conflict=word", {"word": "y"}, plain),
+        ("post", "/batch", "", {"items": []}, plain),
+        ("put", "/{id}", "", {"small": 2}, plain),
+        ("patch", "/{id}", "", {"small": 3}, patch),
+        ("patch", "/batch", "?filter=word==x", {"small": 4}, patch),
+    ):
+        assert set(paths[f"/w{path}"][method]["requestBody"]["content"]) == media_types
+        for media_type in media_types:
+            url = path.format(id="x") + query
+            headers = {"content-type": media_type}
+            answer = await client.request(method, url, content=json.dumps(body), headers=headers)
+            assert answer.is_success, answer.text
 
 
 # What Schemathesis found.
