@@ -6,14 +6,28 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import ClauseElement, Float, RowMapping, Table, bindparam, case, insert, literal, select
+from sqlalchemy import (
+    ClauseElement,
+    Column,
+    ColumnElement,
+    Float,
+    RowMapping,
+    Table,
+    bindparam,
+    case,
+    insert,
+    literal,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from concave.hooks import Row
 from concave_sqlalchemy.etags import changed
-from concave_sqlalchemy.fields import ResourceField
+from concave_sqlalchemy.fields import ResourceField, bare_type
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.schema import RowSchema
@@ -32,14 +46,13 @@ class Rows:
         self._schema = schema
         self._key = schema.key
         columns = [field.column.label(field.name) for field in schema.fields]
-        self._columns = columns
+        self._returned = returned = [_returned(field.column).label(field.name) for field in schema.fields]
         self._names = tuple(field.name for field in schema.fields)
-        self._floats = [field.name for field in schema.fields if _is_float(field.column.type)]
         self._lock = select(*columns).where(schema.key.condition).with_for_update()
         self._lock_all = select(*columns).order_by(*schema.key.columns).with_for_update()
-        self._insert = insert(table).returning(*columns)
-        self._update = table.update().where(schema.key.condition).returning(*columns)
-        self._delete = table.delete().where(schema.key.condition).returning(*columns)
+        self._insert = insert(table).returning(*returned)
+        self._update = table.update().where(schema.key.condition).returning(*returned)
+        self._delete = table.delete().where(schema.key.condition).returning(*returned)
         self._version = version
         self._same = (
             None if version is None else version.column == bindparam(VERSION, type_=version.column.type)
@@ -80,7 +93,7 @@ class Rows:
             of_dialect(self._table)
             .values(self._schema.for_database(self._numbered(data)))
             .on_conflict_do_nothing(index_elements=[field.column for field in fields])
-            .returning(*self._columns)
+            .returning(*self._returned)
         )
         found = (await session.execute(statement)).mappings().one_or_none()
         return None if found is None else self._row(found)
@@ -155,12 +168,7 @@ class Rows:
         return self._row(dict(zip(self._names, found, strict=True)))
 
     def _row(self, found: RowMapping | Row) -> Row:
-        row = self._schema.row_of(found)
-        for name in self._floats:
-            # SQLite's RETURNING gives 2 for the 2.0 that a SELECT will give: another JSON, and another ETag.
-            if type(row[name]) is int:
-                row[name] = float(row[name])
-        return row
+        return self._schema.row_of(found)
 
 
 def _insert_of(dialect: str) -> Any:
@@ -179,5 +187,28 @@ def _executed(session: Session, statement: Any, parameters: Mapping[str, Any]) -
     return session.execute(statement, parameters).one_or_none()
 
 
-def _is_float(kind: TypeEngine[Any]) -> bool:
-    return isinstance(kind, Float) and not kind.asdecimal
+def _returned(column: Column[Any]) -> ColumnElement[Any]:
+    return _Real(column) if isinstance(bare_type(column.type), Float) else column
+
+
+class _Real(FunctionElement[Any]):
+    """A column of floats in RETURNING, where SQLite gives 2 for the 2.0 that a SELECT will give: another JSON, and another ETag.
+
+    In SQL, since what a type decorator makes of one may be anything.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, column: Column[Any]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(_Real)
+def _as_it_is(element: _Real, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses.clauses[0], **options)
+
+
+@compiles(_Real, "sqlite")
+def _as_real(element: _Real, compiler: SQLCompiler, **options: Any) -> str:
+    return f"CAST({compiler.process(element.clauses.clauses[0], **options)} AS REAL)"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, text, update
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, TypeDecorator, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from starlette.datastructures import Headers
 
@@ -24,6 +24,34 @@ docs = Table(
     Column("secret", String(20)),
     Column("version", Integer, nullable=False),
     Column("other", Integer),
+)
+
+
+class Fixed(TypeDecorator[str]):
+    """Numbers as text, such as `2.0`: what comes of a whole number depends on whether the database calls it a float."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> float | None:
+        return None if value is None else float(value)
+
+    def process_result_value(self, value: float | None, dialect: Any) -> str | None:
+        return None if value is None else str(value)
+
+
+class Same(TypeDecorator[float]):
+    impl = Float
+    cache_ok = True
+
+
+weights = Table(
+    "weights",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("plain", Float),
+    Column("same", Same),
+    Column("fixed", Fixed),
 )
 HASHED = Fields(readable=["id", "title"], writable=["title", "version"])
 
@@ -232,3 +260,26 @@ def test_conditions_are_read_as_lists(given: list[str], wanted: Any) -> None:
     assert Conditions.of(Headers(raw=raw)).if_match == wanted
     with pytest.raises(Problem):
         Conditions.of(Headers(raw=[*raw, (b"if-match", b"*,x")]))
+
+
+async def test_a_float_is_tagged_alike_by_those_who_write_and_those_who_read(engine: AsyncEngine) -> None:
+    hooked: list[Any] = []
+    hooks = ResourceHooks(on_after_update=lambda ctx, row: hooked.append(row["fixed"]))
+    async with client_of(weights, engine, hooks=hooks) as client:
+        values = {"plain": 2.0, "same": 2.0, "fixed": 2.0}
+        shown = {**values, "id": 1, "fixed": "2.0"}
+        made = await client.post("", json=values)
+        put = await client.put("/1", json=values)
+        for answer in (made, put, await client.get("/1")):
+            assert answer.json() == shown
+            assert b'"plain":2.0' in answer.content
+            assert answer.headers["etag"] == made.headers["etag"]
+        assert hooked == ["2.0"]
+        changed = await client.patch("/1", json={"plain": 3.0}, headers={"if-match": made.headers["etag"]})
+        assert changed.status_code == 200
+    writable = Fields(writable=["id", "plain", "same", "fixed"])
+    async with client_of(weights, engine, fields=writable) as client:
+        for status in (201, 200):
+            answer = await client.post("?on_conflict=id", json={"id": 2} | values)
+            assert (answer.status_code, answer.json()) == (status, shown | {"id": 2})
+            assert (await client.get("/2")).headers["etag"] == answer.headers["etag"]
