@@ -6,7 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from pydantic_core import to_json
 
@@ -43,12 +43,21 @@ Asked: TypeAlias = Callable[[Row], Any] | Callable[[Row, TriggerEvent], Any]
 """A function of ``(data)`` or ``(data, event)``, sync or async."""
 
 
+class Named(Protocol):
+    """What has its name as its `key`: a mapped attribute (``User.email``) or a column."""
+
+    @property
+    def key(self) -> str:
+        """The name."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TaskTrigger:
     """A task to enqueue for an event.
 
     `when` decides whether it fires; `transform` makes the task's input, in place of the default ``{"event", "resource",
-    "data", "userId"}``. `fields`: it fires only where one of these columns changed. `delay` is in seconds.
+    "data", "userId"}``. `fields`: it fires only where one of these columns (``"email"`` or ``User.email``) changed. `delay` is in seconds.
 
     `key` makes one task of all that wait with the same key (and table): it gets the latest committed row as its input,
     in whatever order they arrive at the store, and runs `delay` after the first of them. A row that changes while its
@@ -62,7 +71,7 @@ class TaskTrigger:
     when: Callable[[Row], bool | Awaitable[bool]] | Callable[[Row, TriggerEvent], Any] | None = None
     transform: Asked | None = None
     delay: Duration | None = None
-    fields: Collection[str] | None = None
+    fields: Collection[str | Named] | None = None
     key: Asked | None = None
 
     def __post_init__(self) -> None:
@@ -76,10 +85,7 @@ class TaskTrigger:
             if function is not None and not callable(function):
                 raise ConfigurationError(f"{where} {option} is a function, not {function!r}")
         if self.fields is not None:
-            names: Any = self.fields
-            if isinstance(names, str) or not names or not all(isinstance(each, str) for each in names):
-                raise ConfigurationError(f"{where} fields are names of columns, not {names!r}")
-            object.__setattr__(self, "fields", frozenset(self.fields))
+            object.__setattr__(self, "fields", _names(self.fields, where))
 
 
 def create_task_trigger_hooks(
@@ -160,11 +166,22 @@ def _prepared(trigger: TaskTrigger) -> _Prepared:
     return _Prepared(
         task=trigger.task,
         delay=trigger.delay,
-        fields=None if trigger.fields is None else frozenset(trigger.fields),
+        fields=cast("frozenset[str] | None", trigger.fields),
         when=_of_both(trigger.when),
         transform=_of_both(trigger.transform),
         key=_of_both(trigger.key),
     )
+
+
+def _names(given: Any, where: str) -> frozenset[str]:
+    is_several = isinstance(given, Collection) and not isinstance(given, str)
+    names: list[Any] = [
+        each if isinstance(each, str) else getattr(each, "key", None)
+        for each in (cast("Collection[Any]", given) if is_several else ())
+    ]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"{where} fields are names of columns, not {given!r}")
+    return frozenset(names)
 
 
 def _of_both(function: Callable[..., Any] | None) -> Callable[[Row, TriggerEvent], Any] | None:

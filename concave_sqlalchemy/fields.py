@@ -9,16 +9,27 @@ import enum
 import json
 import uuid
 from base64 import b64decode
-from typing import Annotated, Any, Final, Literal, NamedTuple, cast, get_args
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, NaiveDatetime, WithJsonSchema
 from sqlalchemy import Column, Table, UniqueConstraint, inspect, types
-from sqlalchemy.orm import Mapper
+from sqlalchemy.orm import ColumnProperty, Mapper, QueryableAttribute
 from sqlalchemy.orm.exc import UnmappedColumnError
 
 from concave.errors import ConfigurationError
 
-__all__ = ["MAX_INTERVAL", "ResourceField", "bare_type", "fields_of", "is_unique", "table_of"]
+__all__ = [
+    "MAX_INTERVAL",
+    "FieldName",
+    "ResourceField",
+    "bare_type",
+    "fields_of",
+    "is_unique",
+    "name_of",
+    "table_of",
+    "told",
+]
 
 MAX_INTERVAL: Final = dt.timedelta(days=700_000)
 """SQLite holds an interval as a moment that much after 1970, and the calendar ends."""
@@ -48,6 +59,26 @@ class ResourceField(NamedTuple):
     is_key: bool
 
 
+FieldName: TypeAlias = str | QueryableAttribute[Any] | Column[Any]
+"""How an option names a field: ``"email"``, ``User.email`` or ``users.c.email``."""
+
+
+def name_of(given: FieldName, fields: Iterable[ResourceField]) -> str | None:
+    """The name of the field that is meant; None where it is none of these, be it that another table has it."""
+    if isinstance(given, str):
+        return next((field.name for field in fields if field.name == given), None)
+    column: Any = given
+    if isinstance(given, QueryableAttribute):
+        mapped = given.property
+        column = mapped.columns[0] if isinstance(mapped, ColumnProperty) else None
+    return next((field.name for field in fields if field.column is column), None)
+
+
+def told(given: object) -> str:
+    """What an option was given, for an error: SQLAlchemy's objects have a short text, and a long ``repr``."""
+    return str(cast("Any", given)) if isinstance(given, QueryableAttribute | Column) else repr(given)
+
+
 def table_of(source: Any) -> tuple[Table, Mapper[Any] | None]:
     """The table behind a mapped class or a `Table`. Raises `ConfigurationError` for anything else."""
     if isinstance(source, Table):
@@ -66,7 +97,7 @@ def table_of(source: Any) -> tuple[Table, Mapper[Any] | None]:
 
 def fields_of(table: Table, mapper: Mapper[Any] | None) -> list[ResourceField]:
     """The fields of a table, in the columns' order."""
-    named = ((_name_of(column, mapper), column) for column in table.columns)
+    named = ((_attribute_of(column, mapper), column) for column in table.columns)
     return [_field(name, column, table) for name, column in named if name is not None]
 
 
@@ -86,7 +117,7 @@ def is_unique(table: Table, column: Column[Any]) -> bool:
     return bool(column.unique) or [column] in sets
 
 
-def _name_of(column: Column[Any], mapper: Mapper[Any] | None) -> str | None:
+def _attribute_of(column: Column[Any], mapper: Mapper[Any] | None) -> str | None:
     """None for a column that the class doesn't map."""
     # A plain `str`: SQLAlchemy's is a class of its own, which takes Pydantic ten times as long to write as a key of JSON.
     if mapper is None:

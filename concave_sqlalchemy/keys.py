@@ -16,7 +16,7 @@ from sqlalchemy import Column, ColumnElement, Table, and_, bindparam
 from starlette.types import Scope
 
 from concave.errors import ConfigurationError
-from concave_sqlalchemy.fields import ResourceField, is_unique
+from concave_sqlalchemy.fields import FieldName, ResourceField, is_unique, name_of, told
 from concave_sqlalchemy.mount import route_path
 from concave_sqlalchemy.problems import Problem
 
@@ -82,8 +82,8 @@ class Key:
         return key[0] if len(self.fields) == 1 else key
 
 
-def key_of(table: Table, fields: Sequence[ResourceField], id: str | None = None) -> Key:
-    """The key of a table: its primary key, or the field that is called `id`.
+def key_of(table: Table, fields: Sequence[ResourceField], id: FieldName | None = None) -> Key:
+    """The key of a table: its primary key, or the field that `id` names.
 
     Raises `ConfigurationError` where there is none, or where it is not unique or may be NULL.
     """
@@ -94,11 +94,11 @@ def key_of(table: Table, fields: Sequence[ResourceField], id: str | None = None)
                 f"table {table.name!r} has no primary key that is mapped whole; name a column that is unique: id=…"
             )
         return Key.of(keys)
-    found = [field for field in fields if field.name == id]
+    found = [field for field in fields if field.name == name_of(id, fields)]
     if not found:
-        raise ConfigurationError(f"table {table.name!r} has no column {id!r}")
+        raise ConfigurationError(f"table {table.name!r} has no column {told(id)}")
     if found[0].column.nullable or not is_unique(table, found[0].column):
-        raise ConfigurationError(f"id={id!r} of table {table.name!r} must be unique and never NULL")
+        raise ConfigurationError(f"id={told(id)} of table {table.name!r} must be unique and never NULL")
     return Key.of(found)
 
 

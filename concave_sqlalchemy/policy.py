@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import Integer
 
 from concave.errors import ConfigurationError
-from concave_sqlalchemy.fields import ResourceField, bare_type
+from concave_sqlalchemy.fields import FieldName, ResourceField, bare_type, name_of, told
 from concave_sqlalchemy.filters.values import Kind, kind_of
 from concave_sqlalchemy.keys import Key
 
@@ -18,17 +18,17 @@ __all__ = ["Allowed", "Fields"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """Field policies of a resource, as collections of field names; None is every field.
+    """Field policies of a resource, as collections of names or attributes (``User.email``); None is every field.
 
     `readable`: what answers show and `select` may name. `writable`: what bodies may set; by default all but keys and numbers that are
     made here or by the database, which are a client's to choose where they are named. `filterable` and `sortable`: what `filter`
     and ``groupBy``, and `orderBy`, may name, among the readable ones; by default all of those. Hooks and triggers see every field.
     """
 
-    readable: Collection[str] | None = None
-    writable: Collection[str] | None = None
-    filterable: Collection[str] | None = None
-    sortable: Collection[str] | None = None
+    readable: Collection[FieldName] | None = None
+    writable: Collection[FieldName] | None = None
+    filterable: Collection[FieldName] | None = None
+    sortable: Collection[FieldName] | None = None
 
 
 class Allowed(NamedTuple):
@@ -43,18 +43,17 @@ class Allowed(NamedTuple):
 
     @classmethod
     def of(
-        cls, fields: Sequence[ResourceField], key: Key, given: Fields, *, version: str | None = None
+        cls, fields: Sequence[ResourceField], key: Key, given: Fields, *, version: FieldName | None = None
     ) -> Allowed:
         """Raises `ConfigurationError` for a name that isn't a field's, or is to be filtered or sorted by and not readable; and
         where the key isn't readable, which paths and cursors show.
         """
-        every = [field.name for field in fields]
-        readable = _known(given.readable, every, "readable")
+        readable = _known(given.readable, fields, "readable")
         if hidden := [name for name in key.names if name not in readable]:
             raise ConfigurationError(f"Fields(readable=…) must have the key, {hidden[0]!r}, which paths show")
         counter = None if version is None else _counter(fields, key, version)
         settable = [field.name for field in fields if not field.generated and field is not counter]
-        writable = settable if given.writable is None else _known(given.writable, every, "writable")
+        writable = settable if given.writable is None else _known(given.writable, fields, "writable")
         made = [field.name for field in fields if field.computed or field is counter]
         if unsettable := [name for name in made if name in writable]:
             raise ConfigurationError(f"Fields(writable=…) names {unsettable[0]!r}, which is made here")
@@ -62,25 +61,31 @@ class Allowed(NamedTuple):
         return cls(
             _of(fields, readable),
             _of(fields, writable),
-            _of(fields, _readable(given.filterable, every, readable, "filterable")),
+            _of(fields, _readable(given.filterable, fields, readable, "filterable")),
             _of(
                 fields,
-                [name for name in _readable(given.sortable, every, readable, "sortable") if name in sortable],
+                [
+                    name
+                    for name in _readable(given.sortable, fields, readable, "sortable")
+                    if name in sortable
+                ],
             ),
             counter,
         )
 
 
-def _counter(fields: Sequence[ResourceField], key: Key, name: str) -> ResourceField:
-    found = [field for field in fields if field.name == name]
+def _counter(fields: Sequence[ResourceField], key: Key, given: FieldName) -> ResourceField:
+    found = [field for field in fields if field.name == name_of(given, fields)]
     if (
         not found
         or not isinstance(bare_type(found[0].column.type), Integer)
         or found[0].column.nullable
         or found[0].computed
-        or name in key.names
+        or found[0].name in key.names
     ):
-        raise ConfigurationError(f"version={name!r} must be a column of whole numbers that is never NULL")
+        raise ConfigurationError(
+            f"version={told(given)} must be a column of whole numbers that is never NULL"
+        )
     return found[0]
 
 
@@ -88,21 +93,28 @@ def _of(fields: Sequence[ResourceField], names: Collection[str]) -> tuple[Resour
     return tuple(field for field in fields if field.name in names)
 
 
-def _known(given: Collection[str] | None, every: Collection[str], what: str) -> Collection[str]:
-    if isinstance(given, str):
-        raise ConfigurationError(f"Fields({what}=…) takes a collection of names, not one text")
+def _known(
+    given: Collection[FieldName] | None, fields: Sequence[ResourceField], what: str
+) -> Collection[str]:
     if given is None:
-        return every
-    if unknown := [name for name in given if name not in every]:
-        raise ConfigurationError(f"Fields({what}=…) names {unknown[0]!r}, which is no field")
-    return given
+        return [field.name for field in fields]
+    if isinstance(given, str) or not isinstance(given, Collection):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"Fields({what}=…) takes a collection of names, not {told(given)}")
+    names: list[str] = []
+    for each in given:
+        name = name_of(each, fields)
+        if name is None:
+            raise ConfigurationError(f"Fields({what}=…) names {told(each)}, which is no field")
+        names.append(name)
+    return names
 
 
 def _readable(
-    given: Collection[str] | None, every: Collection[str], readable: Collection[str], what: str
+    given: Collection[FieldName] | None, fields: Sequence[ResourceField], readable: Collection[str], what: str
 ) -> Collection[str]:
     if given is None:
         return readable
-    if hidden := [name for name in _known(given, every, what) if name not in readable]:
+    names = _known(given, fields, what)
+    if hidden := [name for name in names if name not in readable]:
         raise ConfigurationError(f"Fields({what}=…) names {hidden[0]!r}, which is not readable")
-    return given
+    return names

@@ -21,7 +21,7 @@ from concave_sqlalchemy import idempotency
 from concave_sqlalchemy.aggregates import PARAMETERS as AGGREGATE_PARAMETERS
 from concave_sqlalchemy.body import limited, read_object
 from concave_sqlalchemy.etags import Conditions, Tags
-from concave_sqlalchemy.fields import ResourceField, fields_of, table_of
+from concave_sqlalchemy.fields import FieldName, ResourceField, fields_of, table_of
 from concave_sqlalchemy.filters import FilterOperator
 from concave_sqlalchemy.idempotency import Records
 from concave_sqlalchemy.json_values import Numbers
@@ -230,7 +230,7 @@ def use_resource(
     table: Any,
     *,
     session: Sessions,
-    id: str | None = None,
+    id: FieldName | None = None,
     hooks: ResourceHooks | None = None,
     user: Callable[[Request], Any | Awaitable[Any]] | None = None,
     scopes: Scopes | None = None,
@@ -239,14 +239,14 @@ def use_resource(
     max_body: int = MAX_BODY,
     max_batch: int = 100,
     fields: Fields = Fields(),  # noqa: B008  (immutable)
-    version: str | None = None,
+    version: FieldName | None = None,
     require_if_match: bool = False,
     idempotency_ttl: float | dt.timedelta = 24 * 3600,
     operators: Mapping[str, FilterOperator] | None = None,
     secret: str | bytes | None = None,
     numeric: Numbers = "string",
 ) -> Resource:
-    """A REST resource of a mapped class or a `Table`.
+    """A REST resource of a mapped class or a `Table`. Options name its fields as ``"email"`` or as ``User.email``.
 
     `session`: an ``async_sessionmaker`` on SQLite (aiosqlite) or PostgreSQL (asyncpg), or a ``sessionmaker`` with their
     synchronous drivers: then what blocks runs in threads, and so do hooks that are plain functions, with the ``Session`` as
