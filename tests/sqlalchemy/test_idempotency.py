@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, func, select, update
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from starlette.requests import Request
 
@@ -69,6 +70,7 @@ def same(one: httpx.Response, other: httpx.Response) -> bool:
 
 KEY = {"idempotency-key": "k1"}
 APPLE = {"item": "apple"}
+RECORD: dict[str, Any] = {"fingerprint": "", "status": 200, "headers": "{}", "body": b"", "expires_at": 1.0}
 
 
 async def test_what_is_sent_again_is_answered_again_and_done_once(
@@ -220,6 +222,49 @@ async def test_records_expire_and_are_swept(engine: AsyncEngine, scheduler: Task
     for wrong in (0, -1, float("nan"), "day"):
         with pytest.raises(ConfigurationError):
             client_of(orders, engine, idempotency_ttl=wrong)
+
+
+async def test_expired_records_go_with_later_writes(engine: AsyncEngine) -> None:
+    records = [dict(RECORD, id=f"old {number}") for number in range(150)] + [
+        dict(RECORD, id="young", expires_at=1e12)
+    ]
+    async with client_of(orders, engine, version="version") as client:
+        async with engine.begin() as connection:
+            await connection.execute(insert(idempotency_table), records)
+        left = [await count(engine, idempotency_table)]
+        for number in range(64):
+            made = await client.post("", json=APPLE, headers={"idempotency-key": f"{number}"})
+            assert made.status_code == 201
+            left.append(await count(engine, idempotency_table))
+        # Each write adds one; now and then some go, and never more than a hundred at once.
+        gone = [before + 1 - after for before, after in pairwise(left) if after <= before]
+        assert gone == [100, 50]
+        async with engine.connect() as connection:
+            ids = set((await connection.execute(select(idempotency_table.c.id))).scalars())
+        assert "young" in ids
+        assert len(ids) == 65
+
+
+async def test_an_expired_record_that_is_locked_is_left_to_who_has_it(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("has one writer at a time")
+    resource = use_resource(orders, session=async_sessionmaker(engine), version="version")
+    async with engine.begin() as connection:
+        await connection.execute(
+            insert(idempotency_table), [dict(RECORD, id="held"), dict(RECORD, id="free")]
+        )
+    held = idempotency_table.c.id == "held"
+    async with client_for(resource) as client, engine.begin() as other:
+        await other.execute(update(idempotency_table).where(held).values(status=201))
+        for number in range(64):
+            await client.post("", json=APPLE, headers={"idempotency-key": f"{number}"})
+        assert await count(engine, idempotency_table) == 65
+        await resource._outbox.sweep(scheduler.submit)
+        assert await count(engine, idempotency_table) == 65
+    await resource._outbox.sweep(scheduler.submit)
+    assert await count(engine, idempotency_table) == 64
 
 
 async def test_without_its_table_it_is_explained(
