@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from concave.errors import ConcaveError, TasksNotInitializedError
@@ -39,51 +40,59 @@ class Relay:
     def __init__(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         self._delete = delete
         self._to_delete: list[str] = []
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Future[Any]] = set()
         self._deleting: asyncio.Task[None] | None = None
         self._hurry: asyncio.Event | None = None
         self._troubled = False
 
     async def send(self, submissions: Sequence[Submission]) -> None:
         """Send; returns once the store has them, or after a moment's patience with a store that doesn't answer."""
-        if not submissions:
-            return
-        sending = self.spawn(self._send(submissions))
+        # Futures, and no tasks: this is part of every request that triggers something.
+        sending = [sent for each in submissions if (sent := self._send(each)) is not None]
         # In an outage only the first response waits.
-        if not self._troubled:
-            await asyncio.wait({sending}, timeout=PATIENCE)
+        if sending and not self._troubled:
+            await asyncio.wait(sending, timeout=PATIENCE)
 
     async def drain(self) -> None:
         """Wait for what is under way."""
-        while self._background:
+        loop = asyncio.get_running_loop()
+        # What another loop left undone will never be done.
+        while ours := {each for each in self._background if each.get_loop() is loop}:
             if self._hurry is not None:
                 self._hurry.set()
-            await asyncio.wait(set(self._background))
+            await asyncio.wait(ours)
 
-    async def _send(self, submissions: Sequence[Submission]) -> None:
-        outcomes = await asyncio.gather(*map(self._send_one, submissions), return_exceptions=True)
-        errors = [each for each in outcomes if isinstance(each, Exception)]
-        if not errors:
-            self._troubled = False
-        for error in errors:
-            if isinstance(error, TasksNotInitializedError):
-                self._trouble(
-                    "no scheduler in this process: tasks wait in the outbox for a process that has one"
-                )
-            else:
-                self._trouble(
-                    f"tasks wait in the outbox: {error}", None if isinstance(error, ConcaveError) else error
-                )
-
-    async def _send_one(self, submission: Submission) -> None:
-        scheduler = submission.scheduler or get_task_scheduler()
-        await scheduler.submit_one(submission.task)
+    def _send(self, submission: Submission) -> asyncio.Future[Any] | None:
+        try:
+            scheduler = submission.scheduler or get_task_scheduler()
+        except TasksNotInitializedError:
+            self._trouble("no scheduler in this process: tasks wait in the outbox for a process that has one")
+            return None
+        sent = scheduler.submit_soon(submission.task)
         if armed:
+            return self.spawn(self._reach_sent(submission.task.id, sent))
+        self._background.add(sent)
+        sent.add_done_callback(partial(self._sent, submission.task.id))
+        return sent
+
+    async def _reach_sent(self, task_id: str, sent: asyncio.Future[str]) -> None:
+        await asyncio.wait({sent})
+        if sent.exception() is None:
             await reach("outbox.sent")
-        self._to_delete.append(submission.task.id)
-        if self._deleting is None or self._deleting.done():
-            self._hurry = asyncio.Event()
-            self._deleting = self.spawn(self._delete_all(self._hurry))
+        self._sent(task_id, sent)
+
+    def _sent(self, task_id: str, sent: asyncio.Future[str]) -> None:
+        self._background.discard(sent)
+        error = None if sent.cancelled() else sent.exception()
+        if error is not None:
+            unexpected = None if isinstance(error, ConcaveError) else error
+            self._trouble(f"tasks wait in the outbox: {error}", unexpected)
+        elif not sent.cancelled():
+            self._troubled = False
+            self._to_delete.append(task_id)
+            if self._deleting is None or self._deleting.done():
+                self._hurry = asyncio.Event()
+                self._deleting = self.spawn(self._delete_all(self._hurry))
 
     async def _delete_all(self, hurry: asyncio.Event) -> None:
         while self._to_delete:
@@ -95,7 +104,7 @@ class Relay:
             except Exception as error:  # noqa: BLE001  the rows stay, and are swept up: whatever is wrong with the database, nothing is lost
                 log.warning("%d relayed rows could not be deleted yet: %s", len(ids), error)
 
-    def _trouble(self, message: str, unexpected: Exception | None = None) -> None:
+    def _trouble(self, message: str, unexpected: BaseException | None = None) -> None:
         # Once per outage, not once per request.
         log.log(logging.DEBUG if self._troubled else logging.WARNING, "%s", message, exc_info=unexpected)
         self._troubled = True

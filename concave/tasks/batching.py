@@ -35,11 +35,7 @@ class Batcher:
 
     async def submit(self, task: NewTask) -> str:
         """The id that stands for a submission, once the store has it."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            # Another loop has ended, and whoever waited there with it.
-            self._loop, self._sending = loop, False
-            self._waiting.clear()
+        loop = self._running_loop()
         if self._sending:
             return await self._join(task, loop)
         self._sending = True
@@ -51,6 +47,22 @@ class Batcher:
         finally:
             self._let_others_send(loop)
         return await answer
+
+    def put(self, task: NewTask) -> asyncio.Future[str]:
+        """The same, for who doesn't wait: sent as soon as the loop gets to it. Cancelled before, it isn't sent."""
+        loop = self._running_loop()
+        future = self._join(task, loop)
+        if not self._sending:
+            self._let_others_send(loop)
+        return future
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # Another loop has ended, and whoever waited there with it.
+            self._loop, self._sending = loop, False
+            self._waiting.clear()
+        return loop
 
     def _join(
         self, task: NewTask, loop: asyncio.AbstractEventLoop, *, first: bool = False

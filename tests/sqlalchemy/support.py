@@ -1,5 +1,6 @@
 """Databases and clients for the tests of what is written."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,6 +40,13 @@ async def _engine(url: str, tables: MetaData) -> AsyncGenerator[AsyncEngine]:
         yield engine
     finally:
         await engine.dispose()
+
+
+def failed(error: Exception) -> asyncio.Future[str]:
+    """What `TaskScheduler.submit_soon` comes to with a store that can't."""
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
 
 
 def client_of(table: Any, engine: AsyncEngine, **options: Any) -> httpx.AsyncClient:

@@ -55,6 +55,7 @@ from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.payload import decode, encode
 from concave_sqlalchemy.tables import outbox_table
 from tests.servers import temporary_database
+from tests.sqlalchemy.support import failed
 
 tables = MetaData()
 
@@ -315,18 +316,14 @@ async def test_a_task_for_another_store_never_goes_to_the_sweepers(
 ) -> None:
     async with MemoryKV(prefix="other") as kv:
         other = TaskScheduler(kv)
-        real = other.submit_one
-
-        async def down(task: NewTask) -> str:
-            raise StoreUnavailableError("down")
-
-        other.submit_one = down  # type: ignore[method-assign]
+        real = other.submit_soon
+        other.submit_soon = lambda task: failed(StoreUnavailableError("down"))  # type: ignore[method-assign]
         hooks = create_task_trigger_hooks(on_create=[TaskTrigger(promise)], scheduler=other)
         resource = use_resource(notes, session=async_sessionmaker(engine), hooks=hooks)
         async with client_of(resource) as client:
             assert (await client.post("/", json=NOTE)).status_code == 201
         outbox = resource._outbox
-        other.submit_one = real  # type: ignore[method-assign]
+        other.submit_soon = real  # type: ignore[method-assign]
         await outbox.sweep(scheduler.submit)
         await outbox.sweep(scheduler.submit)
         assert await scheduler.get_tasks() == []
@@ -339,10 +336,7 @@ async def test_a_relay_that_fails_oddly_is_logged_and_swept(
     hooks = create_task_trigger_hooks(on_create=[TaskTrigger(promise)])
     resource = use_resource(notes, session=async_sessionmaker(engine), hooks=hooks)
 
-    async def broken(task: NewTask) -> str:
-        raise RuntimeError("a driver's own error")
-
-    scheduler.submit_one = broken  # type: ignore[method-assign]
+    scheduler.submit_soon = lambda task: failed(RuntimeError("a driver's own error"))  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING):
         async with client_of(resource) as client:
             assert (await client.post("/", json=NOTE)).status_code == 201
@@ -654,22 +648,19 @@ async def test_in_an_outage_only_the_first_response_waits_and_one_line_is_logged
 ) -> None:
     hooks = create_task_trigger_hooks(on_create=[TaskTrigger(promise)])
     resource = use_resource(notes, session=async_sessionmaker(engine), hooks=hooks)
-    real, back = scheduler.submit_one, asyncio.Event()
-
-    async def down(task: NewTask) -> str:
-        raise StoreUnavailableError("no answer")
+    real, back = scheduler.submit_soon, asyncio.Event()
 
     async def silent(task: NewTask) -> str:
         await back.wait()
         return await real(task)
 
     async with client_of(resource) as client:
-        scheduler.submit_one = down  # type: ignore[method-assign]
+        scheduler.submit_soon = lambda task: failed(StoreUnavailableError("no answer"))  # type: ignore[method-assign]
         for _ in range(3):
             assert (await client.post("/", json=NOTE)).status_code == 201
         await resource._outbox.drain()
         assert len([each for each in caplog.records if "no answer" in each.message]) == 1
-        scheduler.submit_one = silent  # type: ignore[method-assign]
+        scheduler.submit_soon = lambda task: asyncio.ensure_future(silent(task))  # type: ignore[method-assign]
         monkeypatch.setattr(
             "concave_sqlalchemy.relay.PATIENCE", float("inf")
         )  # a response that waited would hang
