@@ -124,6 +124,7 @@ def create_task_trigger_hooks(
         on_after_create=after("create", on_create),
         on_after_update=after("update", on_update),
         on_after_delete=after("delete", on_delete),
+        uses_session=False,
     )
 
 

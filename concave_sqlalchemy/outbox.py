@@ -19,7 +19,6 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import delete, func, insert, inspect, literal, or_, select, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from concave.errors import StoreError, TasksNotInitializedError
@@ -76,12 +75,10 @@ class Outbox:
     def __repr__(self) -> str:
         return f"Outbox({self.transactions.description})"
 
-    async def write(self, session: AsyncSession, submissions: Sequence[Submission]) -> list[Submission]:
-        """Put submissions into a transaction, to be relayed if and only if it commits; the same with their numbers."""
-        return await session.run_sync(self.write_in, submissions) if submissions else []
-
     def write_in(self, session: Session, submissions: Sequence[Submission]) -> list[Submission]:
-        """The same, in a session as SQLAlchemy's own events see it."""
+        """Put submissions into a transaction, to be relayed if and only if it commits; the same with their numbers."""
+        if not submissions:
+            return []
         rows = [
             {
                 "id": each.task.id,

@@ -337,7 +337,8 @@ def _writing(
     records: Records,
 ) -> Writing:
     rows, tags = Rows(table, schema, version), Tags(schema, version)
-    performer = Performer(table.name, outbox, hooked=hooks != ResourceHooks(), records=records)
+    hooked = hooks.uses_session and hooks != ResourceHooks()
+    performer = Performer(table.name, outbox, hooked=hooked, records=records)
     return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
 
 

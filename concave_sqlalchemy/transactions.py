@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 from concave.errors import ConfigurationError
+from concave_sqlalchemy.plain import PlainSession, plain_engine
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.threads import SessionInThreads, threads_for
 
@@ -40,6 +41,7 @@ class Transactions:
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._begins_by_itself = False
+        self._probe = Session()
         if isinstance(sessions, sessionmaker) and self.engine is not None:
             threads_for(self.engine)  # told now where it can't be
 
@@ -63,14 +65,19 @@ class Transactions:
 
     @asynccontextmanager
     async def writing(
-        self, *, hooked: bool = False, begins_with_write: bool = False
+        self,
+        *,
+        hooked: bool = False,
+        begins_with_write: bool = False,
+        last: Callable[[Session], object] | None = None,
     ) -> AsyncGenerator[AsyncSession]:
         """A transaction that may write; committed at the end, rolled back by whatever is raised.
 
         Where it is `hooked` it is in others' hands, who must not end it: row and tasks would no longer commit together.
-        `begins_with_write`: its first statement is one that writes.
+        `begins_with_write`: its first statement is one that writes. `last` is called with the session before the commit, and on
+        the way there: a greenlet of its own, or a thread, would cost as much as what it does.
         """
-        session = self._session()
+        session = self._session(hooked=hooked)
         async with self._turn(), self._gate(session):
             try:
                 transaction = None
@@ -85,7 +92,7 @@ class Transactions:
                     raise RuntimeError("a hook rolled the transaction back; to refuse a write, it raises")
                 if guard is not None:
                     guard.lift()
-                await session.run_sync(_commit_and_close)
+                await session.run_sync(_commit_and_close, last)
             except BaseException:
                 # That rolls back, and is not to be interrupted by another cancellation.
                 await asyncio.shield(asyncio.ensure_future(session.close()))
@@ -104,11 +111,14 @@ class Transactions:
         async with self._turn(), gate:
             return await session.run_sync(_read_and_close, work)
 
-    def _session(self) -> AsyncSession:
+    def _session(self, *, hooked: bool = False) -> AsyncSession:
+        # Either of the others has as much of an AsyncSession as is used here.
+        engine = None if hooked else plain_engine(self._sessions, self._probe)
+        if engine is not None:
+            return cast("AsyncSession", PlainSession(engine))
         session = self._sessions()
         if isinstance(session, AsyncSession):
             return session
-        # It has as much of an AsyncSession as is used here.
         return cast("AsyncSession", SessionInThreads(session, self._executor))
 
     def _turn(self) -> AbstractAsyncContextManager[Any]:
@@ -225,6 +235,8 @@ def has_begun(connection: Connection) -> bool:
     return bool(raw.in_transaction)
 
 
-def _commit_and_close(session: Session) -> None:
+def _commit_and_close(session: Session, last: Callable[[Session], object] | None) -> None:
+    if last is not None:
+        last(session)
     session.commit()
     session.close()

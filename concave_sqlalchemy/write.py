@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from concave.hooks import HookContext
@@ -28,27 +29,42 @@ class Write:
     """From BEGIN to COMMIT, and a little longer: hooks may hold on to their context."""
 
     def __init__(
-        self, session: AsyncSession, outbox: Outbox, *, user: Any, request: Request, resource: str
+        self,
+        session: AsyncSession,
+        outbox: Outbox,
+        *,
+        user: Any,
+        request: Request,
+        resource: str,
+        shares_session: bool,
     ) -> None:
         self.session = session
         self.submissions: list[Submission] = []
         self.ctx = HookContext(
             user=user,
             request=request,
-            session=session_for_hooks(session),
+            session=session_for_hooks(session) if shares_session else None,
             resource=resource,
             request_id=_request_id(request),
             enqueue=self._enqueue,
             in_thread=caller_in_threads(session),
         )
         self._outbox = outbox
-        self._flushed = False
+        self._sealed = False
         self._open = True
 
-    async def flush(self) -> None:
-        """Write the tasks: the last statement before the commit."""
-        self._flushed = True
-        self.submissions = await self._outbox.write(self.session, self.submissions)
+    def seal(self) -> None:
+        """There are all the tasks that there will be. Not for `flush` to say, which may run in a thread: one that came then was lost."""
+        self._sealed = True
+
+    def flush(self, session: Session) -> None:
+        """Write the tasks, unless that was done: the last statement before the commit."""
+        if not self._open:
+            return
+        try:
+            self.submissions = self._outbox.write_in(session, self.submissions)
+        finally:
+            self.close()
 
     @asynccontextmanager
     async def nested(self) -> AsyncGenerator[None]:
@@ -77,7 +93,7 @@ class Write:
     ) -> str:
         """Into the transaction while there is one. After it, straight to a scheduler, which has it when this returns."""
         new = submission(task, input, delay=delay, coalesce=key)
-        if self._open and not self._flushed:
+        if self._open and not self._sealed:
             self.submissions.append(Submission(new, scheduler))
             return new.id
         if self._open:

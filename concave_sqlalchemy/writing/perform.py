@@ -31,7 +31,7 @@ class Performer:
     resource: str
     outbox: Outbox
     hooked: bool
-    """Whether hooks run inside, in whose hands the transaction is then."""
+    """Whether hooks run inside that get the session, in whose hands the transaction is then."""
     records: Records
     in_flight: set[str] = field(default_factory=set[str])
     """The idempotency keys of the requests that this process is carrying out."""
@@ -62,10 +62,17 @@ class Performer:
         """BEGIN … hooks and SQL … outbox rows, COMMIT, then what waited for the commit: callbacks and the relay."""
         with database_errors():
             async with self.outbox.transactions.writing(
-                hooked=self.hooked, begins_with_write=begins_with_write
+                hooked=self.hooked,
+                begins_with_write=begins_with_write,
+                last=lambda session: write.flush(session),  # noqa: PLW0108  (there is none yet)
             ) as session:
                 write = Write(
-                    session, self.outbox, user=call.user, request=call.request, resource=self.resource
+                    session,
+                    self.outbox,
+                    user=call.user,
+                    request=call.request,
+                    resource=self.resource,
+                    shares_session=self.hooked,
                 )
                 if armed:
                     await reach("write.begun")
@@ -73,11 +80,13 @@ class Performer:
                     answer = await work(write)
                     if armed:
                         await reach("write.hooked")
-                    await write.flush()
+                    write.seal()
                     if armed:
+                        await session.run_sync(write.flush)
                         await reach("write.flushed")
-                finally:
+                except BaseException:
                     write.close()
+                    raise
         if armed:
             await reach("write.committed")
         for callback in write.ctx.after_commit:

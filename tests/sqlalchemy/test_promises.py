@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.util import await_only
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -723,16 +724,16 @@ async def test_a_task_that_is_enqueued_while_the_transaction_commits_is_refused(
         session=async_sessionmaker(engine),
         hooks=ResourceHooks(on_after_create=lambda ctx, row: contexts.append(ctx)),
     )
-    write, refused = resource._outbox.write, []
+    write_in, refused = resource._outbox.write_in, []
 
-    async def slow(session: Any, submissions: Any) -> Any:
+    def slow(session: Any, submissions: Any) -> Any:
         try:
-            await contexts[0].enqueue(promise, 1)
+            await_only(contexts[0].enqueue(promise, 1))
         except RuntimeError as error:
             refused.append(error)
-        return await write(session, submissions)
+        return write_in(session, submissions)
 
-    resource._outbox.write = slow  # type: ignore[method-assign]
+    resource._outbox.write_in = slow  # type: ignore[method-assign]
     async with client_of(resource) as client:
         assert (await client.post("/", json=NOTE)).status_code == 201
     assert len(refused) == 1
