@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import delete, func, insert, inspect, literal, or_, select, update
+from sqlalchemy import func, inspect, literal, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -28,6 +28,7 @@ from concave.tasks.defaults import announce_outbox, announced_outboxes, get_task
 from concave.tasks.outbox import Submit
 from concave.tasks.scheduler import TaskScheduler
 from concave_sqlalchemy.idempotency import Expiry
+from concave_sqlalchemy.outbox_sql import NUMBERED_INSERT, delete_rows, insert_rows
 from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
 from concave_sqlalchemy.relay import Relay, Submission
 from concave_sqlalchemy.tables import database_time, explained, outbox_table
@@ -38,9 +39,6 @@ __all__ = ["Outbox"]
 log = logging.getLogger("concave.outbox")
 
 SWEEP_BATCH = 500
-
-INSERT = insert(outbox_table).values(created_at=database_time())
-NUMBERED_INSERT = INSERT.returning(outbox_table.c.id, outbox_table.c.sequence, sort_by_parameter_order=True)
 
 
 class Outbox:
@@ -89,7 +87,7 @@ class Outbox:
         ]
         try:
             if not any(each.task.debounce for each in submissions):
-                session.execute(INSERT, rows)
+                insert_rows(session, rows)
                 return list(submissions)
             # Rows get their numbers in the order of `submissions`, while their transaction holds what it has changed: so
             # whoever commits a change of the same row later has higher ones.
@@ -248,7 +246,7 @@ class Outbox:
         if not ids:
             return
         async with self.transactions.writing(begins_with_write=True) as session:
-            await session.execute(delete(outbox_table).where(outbox_table.c.id.in_(ids)))
+            await session.run_sync(delete_rows, ids)
             if armed:
                 await reach("outbox.deleting")
         if armed:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -41,7 +41,8 @@ def plain_engine(sessions: Any, probe: Session) -> Engine | None:
     """
     if not isinstance(sessions, async_sessionmaker):
         return None
-    if sessions.class_ is not AsyncSession or AsyncSession.sync_session_class is not Session:
+    made: Any = cast("Any", sessions).class_
+    if made is not AsyncSession or AsyncSession.sync_session_class is not Session:
         return None
     bind = sessions.kw.get("bind")
     if not isinstance(bind, AsyncEngine) or not sessions.kw.keys() <= WITHOUT_EFFECT:

@@ -23,7 +23,7 @@ PATIENCE = 0.5
 """Seconds that a response waits for the store to take its tasks: they are safe in the outbox, and are sent all the same."""
 
 
-LINGER = 0.05
+LINGER = 0.2
 """Seconds that relayed rows gather before one DELETE takes them all: a transaction each would double what a write costs."""
 
 

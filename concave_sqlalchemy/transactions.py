@@ -154,7 +154,7 @@ class Transactions:
     def _gate(self, session: AsyncSession) -> AbstractAsyncContextManager[Any]:
         """SQLite has one writer at a time: writers of this process queue here, fairly, instead of polling for the file."""
         if session.get_bind().dialect.name != "sqlite":
-            return _open_gate()
+            return nullcontext()
         return _turn(self._gates.setdefault(asyncio.get_running_loop(), asyncio.Lock()))
 
 
@@ -193,11 +193,6 @@ async def _turn(lock: asyncio.Lock | asyncio.Semaphore) -> AsyncGenerator[None]:
         yield
     finally:
         lock.release()
-
-
-@asynccontextmanager
-async def _open_gate() -> AsyncGenerator[None]:
-    yield
 
 
 def _pool(session: AsyncSession) -> Any:

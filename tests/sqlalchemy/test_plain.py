@@ -19,9 +19,11 @@ from concave import (
     create_task_trigger_hooks,
     define_task,
 )
+from concave.tasks.submission import submission
 from concave_sqlalchemy import use_resource
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.plain import PlainSession, plain_engine
+from concave_sqlalchemy.relay import Submission
 from tests.sqlalchemy.support import client_for, database
 
 tables = MetaData()
@@ -136,3 +138,35 @@ async def test_a_savepoint_takes_back_what_was_raised_in_it_alone(engine: AsyncE
                 await session.execute(insert(things), {"id": 1})
     async with engine.connect() as connection:
         assert (await connection.execute(text("SELECT id FROM things"))).scalars().all() == [1]
+
+
+async def test_many_rows_of_the_outbox_are_deleted_by_one_statement_that_is_the_same_for_any_number(
+    engine: AsyncEngine,
+) -> None:
+    sent: list[str] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def before(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("DELETE"):
+            sent.append(statement)
+
+    outbox = Outbox(async_sessionmaker(engine))
+    names = [f'it\'s "{number}", {{}}' for number in range(30)]
+    async with outbox.transactions.writing() as session:
+        await session.run_sync(
+            outbox.write_in, [Submission(submission(note, 1, task_id=each)) for each in names]
+        )
+    for chosen_ids in (names[:1], names[1:29]):
+        await outbox._delete(chosen_ids)
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT id FROM concave_outbox"))).scalars().all() == names[29:]
+    assert len(sent) == 2
+    assert len(set(sent)) == 1
+
+
+async def test_an_outbox_row_that_is_refused_is_a_database_error(engine: AsyncEngine) -> None:
+    outbox = Outbox(async_sessionmaker(engine))
+    twice = [Submission(submission(note, 1, task_id="same"))] * 2
+    with pytest.raises(IntegrityError):
+        async with outbox.transactions.writing() as session:
+            await session.run_sync(outbox.write_in, twice)

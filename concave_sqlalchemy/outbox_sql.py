@@ -1,0 +1,67 @@
+"""The statements that a triggered task costs: its outbox row, and with others the end of that row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+from pydantic_core import to_json
+from sqlalchemy import Connection, String, Text, any_, bindparam, delete, func, insert, select
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from sqlalchemy.types import ARRAY
+from sqlalchemy.util import await_only
+
+from concave_sqlalchemy.tables import database_time, outbox_table
+
+__all__ = ["NUMBERED_INSERT", "delete_rows", "insert_rows"]
+
+GIVEN: Final = ("id", "payload", "destination")
+"""The columns that a row is given, in their order in the table."""
+
+INSERT: Final = insert(outbox_table).values(created_at=database_time())
+NUMBERED_INSERT: Final = INSERT.returning(
+    outbox_table.c.id, outbox_table.c.sequence, sort_by_parameter_order=True
+)
+
+# One parameter, however many ids: a statement of its own for each number would be compiled, prepared and planned anew.
+DELETE_LISTED: Final = delete(outbox_table).where(
+    outbox_table.c.id == any_(bindparam("ids", type_=ARRAY(String)))
+)
+LISTED: Final[Any] = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
+DELETE_JSON: Final = delete(outbox_table).where(outbox_table.c.id.in_(select(LISTED.c.value)))
+
+
+def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows whose numbers nobody asks for."""
+    connection = session.connection()
+    if connection.dialect.driver == "aiosqlite":
+        _insert_directly(connection, rows)
+    else:
+        session.execute(INSERT, rows)
+
+
+def delete_rows(session: Session, ids: Sequence[str]) -> None:
+    """Delete the rows of these tasks."""
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(DELETE_JSON, {"ids": to_json(ids).decode()})
+    else:
+        session.execute(DELETE_LISTED, {"ids": list(ids)})
+
+
+def _insert_directly(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    # To make a cursor, to execute and to close it are three trips to the driver's thread, each as dear as the statement.
+    raw: Any = connection.connection.driver_connection
+    dialect = connection.dialect
+    statement, error = _direct_insert(dialect), dialect.loaded_dbapi.Error
+    try:
+        await_only(raw.executemany(statement, [[row[name] for name in GIVEN] for row in rows]))
+    except error as refused:
+        raise DBAPIError.instance(statement, None, refused, error, dialect=dialect) from refused
+
+
+@cache
+def _direct_insert(dialect: Dialect) -> str:
+    return str(INSERT.values({name: bindparam(name) for name in GIVEN}).compile(dialect=dialect))
