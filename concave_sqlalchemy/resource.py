@@ -280,6 +280,7 @@ def use_resource(
     if max_batch < 1:
         raise ConfigurationError(f"max_batch must be at least 1, not {max_batch}")
     outbox = Outbox.of(session)
+    outbox.transactions.check_holds(table)
     hooks = hooks or ResourceHooks()
     writing = _writing(
         found,

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, StaticPool, event
+from sqlalchemy import Connection, Engine, StaticPool, Table, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
@@ -62,6 +62,22 @@ class Transactions:
         if isinstance(bind, AsyncEngine):
             return bind.sync_engine
         return bind if isinstance(bind, Engine) else None
+
+    def check_holds(self, source: Any) -> None:
+        """Raises `ConfigurationError` where ``binds=`` sends a mapped class, or a `Table`, elsewhere than to the outbox's engine.
+
+        Its rows would commit in one database and their tasks in another: a crash between the two would part them.
+        """
+        if not self._sessions.kw.get("binds"):
+            return
+        session = self._sessions()
+        is_table = isinstance(source, Table)
+        bound = session.get_bind(clause=source) if is_table else session.get_bind(source)
+        if self.engine is None or bound is not self.engine:
+            raise ConfigurationError(
+                f"the session factory's binds= sends {source!r} to {bound!r}, and its outbox is that of bind=, which is"
+                f" {self.engine!r}: rows and tasks commit together in one database alone, so give that as bind="
+            )
 
     @asynccontextmanager
     async def writing(

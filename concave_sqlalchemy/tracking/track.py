@@ -45,10 +45,13 @@ def track_session(
 
     Hooks of a synchronous session may be ``async def``, but can't wait for anything: no event loop runs there.
 
-    Raises `ConfigurationError` for what isn't a mapped class with a table of its own, or is tracked already.
+    Raises `ConfigurationError` for what isn't a mapped class with a table of its own, or is tracked already, and for one that ``binds=`` sends to another
+    engine than ``bind=``, where the outbox is.
     """
     tracked = [TrackedClass.of(cls, each, user) for cls, each in hooks.items()]
     outbox = Outbox.of(session)
+    for each in tracked:
+        outbox.transactions.check_holds(each.cls)
     sessions = _session_class(session, outbox)
     known: list[TrackedClass] = vars(sessions)[TRACKED]
     if again := {each.cls for each in known} & hooks.keys():
