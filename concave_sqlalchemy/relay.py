@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 from concave.errors import ConcaveError, TasksNotInitializedError
 from concave.failpoints import armed, reach
+from concave.hooks import Enqueue
 from concave.store.records import NewTask
 from concave.tasks.defaults import get_task_scheduler
+from concave.tasks.define import TaskDefinition
+from concave.tasks.options import Duration
 from concave.tasks.scheduler import TaskScheduler
+from concave.tasks.submission import submission
 
-__all__ = ["Relay", "Submission"]
+__all__ = ["Relay", "Submission", "into"]
 
 log = logging.getLogger("concave.outbox")
 
@@ -32,6 +36,28 @@ class Submission(NamedTuple):
 
     task: NewTask
     scheduler: TaskScheduler | None = None
+
+
+def into(take: Callable[[Submission], bool]) -> Enqueue:
+    """The `enqueue` of a transaction's hooks: what `take` doesn't, since the transaction is over, goes straight to a scheduler.
+
+    That one has it when this returns.
+    """
+
+    async def enqueue(
+        task: TaskDefinition[Any, Any],
+        input: Any,
+        *,
+        delay: Duration | None,
+        scheduler: TaskScheduler | None,
+        key: str | None,
+    ) -> str:
+        new = submission(task, input, delay=delay, coalesce=key)
+        if take(Submission(new, scheduler)):
+            return new.id
+        return await (scheduler or get_task_scheduler()).submit_one(new)
+
+    return enqueue
 
 
 class Relay:

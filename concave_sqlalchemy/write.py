@@ -11,13 +11,8 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from concave.hooks import HookContext
-from concave.tasks.defaults import get_task_scheduler
-from concave.tasks.define import TaskDefinition
-from concave.tasks.options import Duration
-from concave.tasks.scheduler import TaskScheduler
-from concave.tasks.submission import submission
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.relay import Submission
+from concave_sqlalchemy.relay import Submission, into
 from concave_sqlalchemy.threads import caller_in_threads, session_for_hooks
 
 __all__ = ["Write"]
@@ -46,7 +41,7 @@ class Write:
             session=session_for_hooks(session) if shares_session else None,
             resource=resource,
             request_id=_request_id(request),
-            enqueue=self._enqueue,
+            enqueue=into(self._take),
             in_thread=caller_in_threads(session),
         )
         self._outbox = outbox
@@ -82,25 +77,14 @@ class Write:
         """The transaction is over, or about to be."""
         self._open = False
 
-    async def _enqueue(
-        self,
-        task: TaskDefinition[Any, Any],
-        input: Any,
-        *,
-        delay: Duration | None,
-        scheduler: TaskScheduler | None,
-        key: str | None,
-    ) -> str:
-        """Into the transaction while there is one. After it, straight to a scheduler, which has it when this returns."""
-        new = submission(task, input, delay=delay, coalesce=key)
-        if self._open and not self._sealed:
-            self.submissions.append(Submission(new, scheduler))
-            return new.id
-        if self._open:
+    def _take(self, new: Submission) -> bool:
+        if self._open and self._sealed:
             raise RuntimeError(
                 "the transaction is being committed: enqueue in a hook, or once it has committed"
             )
-        return await (scheduler or get_task_scheduler()).submit_one(new)
+        if self._open:
+            self.submissions.append(new)
+        return self._open
 
 
 def _request_id(request: Request) -> str | None:

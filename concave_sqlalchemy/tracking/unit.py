@@ -13,14 +13,9 @@ from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
 
 from concave.hooks import HookContext, call_hook
-from concave.tasks.defaults import get_task_scheduler
-from concave.tasks.define import TaskDefinition
-from concave.tasks.options import Duration
-from concave.tasks.scheduler import TaskScheduler
-from concave.tasks.submission import submission
 from concave_sqlalchemy.enqueue import relay_at_the_end
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.relay import Submission
+from concave_sqlalchemy.relay import Submission, into
 from concave_sqlalchemy.tracking.changes import Change, Flush, TrackedClass
 
 __all__ = ["Unit"]
@@ -117,7 +112,7 @@ class Unit:
             session=async_session(self._session) or self._session,
             resource=tracked.resource,
             previous=change.previous if change.kind == "update" else None,
-            enqueue=self._enqueue,
+            enqueue=into(self._take),
         )
         self._contexts.append((context, around))
         hook = {
@@ -139,21 +134,10 @@ class Unit:
         self._outbox.write_in(self._session, waiting)
         relay_at_the_end(self._session, self._outbox, [each.task.id for each in waiting])
 
-    async def _enqueue(
-        self,
-        task: TaskDefinition[Any, Any],
-        input: Any,
-        *,
-        delay: Duration | None,
-        scheduler: TaskScheduler | None,
-        key: str | None,
-    ) -> str:
-        """Into the transaction while there is one. After it, straight to a scheduler, which has it when this returns."""
-        new = submission(task, input, delay=delay, coalesce=key)
-        if self._is_over:
-            return await (scheduler or get_task_scheduler()).submit_one(new)
-        self._waiting.append(Submission(new, scheduler))
-        return new.id
+    def _take(self, new: Submission) -> bool:
+        if not self._is_over:
+            self._waiting.append(new)
+        return not self._is_over
 
     def _transactions(self) -> list[SessionTransaction]:
         """The transaction that the session is in, innermost first."""
