@@ -22,8 +22,12 @@ def main() -> None:
     for peer in peers:
         prepare(peer)
     with RedisServer() as server:
+        measures = _measures(peers, server.url, scale)
+        if unknown := set(options.only) - {measure.key for measure in measures}:
+            keys = ", ".join(measure.key for measure in measures)
+            raise SystemExit(f"no such measure: {', '.join(sorted(unknown))}; there are {keys}")
         report = Report(options.out, options.name, {"redis": server.binary}, (OURS, *PEERS))
-        for measure in _measures(peers, server.url, scale):
+        for measure in measures:
             if not options.only or measure.key in options.only:
                 report.add(measure, carry_out(measure, options.rounds or scale.rounds))
     print(report.markdown.read_text())
