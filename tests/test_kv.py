@@ -277,3 +277,14 @@ def test_the_package_has_what_it_says() -> None:
     assert concave.kv.RedisKV is RedisKV
     with pytest.raises(AttributeError, match="Nothing"):
         _ = concave.kv.Nothing  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_is_told() -> None:
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silence, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(StoreUnavailableError, match="doesn't answer"):
+            await create_kv(f"redis://127.0.0.1:{port}", socket_timeout=0.1)

@@ -79,8 +79,10 @@ class RedisKV:
         namespace = f"{{{self.prefix}}}:"
         opened = _open(self._url, self._options)
         try:
-            with heeding_cancellation(), mapped_errors(self.description):
-                await opened.client.execute_command("PING")
+            with mapped_errors(self.description):
+                async with asyncio.timeout(opened.patience):
+                    with heeding_cancellation():
+                        await opened.client.execute_command("PING")
         except TypeError as error:
             await opened.close()
             raise ConfigurationError(f"not an option of the redis client: {error}") from error
