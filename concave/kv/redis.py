@@ -16,6 +16,7 @@ from redis import VERSION
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
 
 from concave.clock import Clock, SystemClock
 from concave.errors import ConfigurationError
@@ -77,7 +78,7 @@ class RedisKV:
         if self._store is not None:
             return
         namespace = f"{{{self.prefix}}}:"
-        opened = _open(self._url, self._options)
+        opened = _open(self._url, namespace, self._options)
         try:
             with mapped_errors(self.description):
                 async with asyncio.timeout(opened.patience):
@@ -139,7 +140,7 @@ class _Opened(NamedTuple):
             await client.aclose()
 
 
-def _open(url: str, options: dict[str, Any]) -> _Opened:
+def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
     scheme, _, rest = url.partition("://")
     kind = scheme.partition("+")[2]
     settings: dict[str, Any] = {
@@ -156,7 +157,7 @@ def _open(url: str, options: dict[str, Any]) -> _Opened:
         if kind == "cluster":
             cluster = RedisCluster.from_url(plain, **settings)
             most = cluster.connection_kwargs["max_connections"]
-            return _Opened(cluster, lambda: _cluster_pubsub(cluster), room=min(AT_ONCE, most))
+            return _Opened(cluster, lambda: _cluster_pubsub(cluster, namespace), room=min(AT_ONCE, most))
         unhurried: dict[str, Any] = {**settings, "socket_timeout": None}
         single, listening = Redis.from_url(plain, **unhurried), Redis.from_url(plain, **settings)
     except ConfigurationError:
@@ -206,10 +207,13 @@ def _behind_sentinels(url: str, settings: dict[str, Any]) -> _Opened:
     return _Opened(master, master.pubsub, tuple(sentinel.sentinels), _room(master))
 
 
-def _cluster_pubsub(cluster: Any) -> Any:
-    # Any node will do: what is published at one is told to all. With the options of the client's own connections, TLS
-    # and credentials among them; and its pool is closed with its one connection.
-    node = cluster.get_random_node()
+def _cluster_pubsub(cluster: Any, namespace: str) -> Any:
+    # What is published at one node is told to all. At that of the namespace, scripts see who listens. With the options of the
+    # client's own connections, TLS and credentials among them; and its pool is closed with its one connection.
+    try:
+        node = cluster.get_node_from_key(namespace)
+    except RedisClusterException:  # nobody has its slot at the moment
+        node = cluster.get_random_node()
     pool = ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)
     return Redis(connection_pool=pool).pubsub()
 

@@ -173,6 +173,13 @@ class Store(Protocol):
         """
         ...
 
+    async def answers(self, desk: str, take: Callable[[str, Sequence[Lease]], object]) -> Listener:
+        """Call `take` with a claim's nonce and what it leased, for claims that stood at this desk; as `listen` calls.
+
+        A store that never answers later is right, too. Answers may be lost: the same claim sent again finds its leases.
+        """
+        ...
+
     async def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Settled:
         """Carry out decisions about leased tasks, then claim, in one step."""
         ...

@@ -145,6 +145,10 @@ class Claim(NamedTuple):
     suspects: int = 1
     """How many tasks may be among them that have crashed a worker before."""
     line: int = 0
+    desk: str = ""
+    """Where its worker hears of leases that come later; see `Store.answers`."""
+    stands: Micros = 0
+    """How long a store may keep a claim that found nothing, to answer it at the desk. Until its next claim with that desk."""
 
 
 class Lease(NamedTuple):

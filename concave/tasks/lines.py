@@ -1,13 +1,17 @@
-"""A line from a worker to the store: one exchange at a time, and a claim that is made again until it is answered."""
+"""A line from a worker to the store: one exchange at a time, and a claim that is made again until it is answered.
+
+A claim that found nothing may stand: the store answers it later, at the worker's desk, with what comes along.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 from concave.failpoints import armed, reach
 from concave.kv.protocol import KV
-from concave.store.records import NOTHING_CLAIMED, Claim, Claimed
+from concave.store.records import NOTHING_CLAIMED, Claim, Claimed, Lease
 from concave.tasks.outcomes import Outcome, Outcomes
 
 __all__ = ["Line"]
@@ -18,7 +22,18 @@ LONGEST_BACKOFF = 5.0
 class Line:
     """Settles and claims, together. The store remembers the last claim of each line of a worker, by its number."""
 
-    __slots__ = ("_kv", "_outcomes", "aborted", "failures", "number", "talks", "unanswered", "wake")
+    __slots__ = (
+        "_answer",
+        "_kv",
+        "_outcomes",
+        "aborted",
+        "failures",
+        "number",
+        "standing",
+        "talks",
+        "unanswered",
+        "wake",
+    )
 
     def __init__(self, number: int, kv: KV, outcomes: Outcomes) -> None:
         self.number = number
@@ -28,9 +43,17 @@ class Line:
         self.talks = False
         self.unanswered: Claim | None = None
         """Under way, or without an answer: it may have been carried out."""
+        self.standing: Claim | None = None
+        """It found nothing, and the store may answer it yet: made again, it is to be the same, nonce and all."""
+        self._answer: tuple[str, Sequence[Lease]] | None = None
         self.aborted: set[str] = set()
         """Tasks that were told to stop before the claim was answered that may have leased them."""
         self.failures = 0
+
+    @property
+    def open(self) -> Claim | None:
+        """The claim that may lease something yet."""
+        return self.unanswered or self.standing
 
     async def exchange(self, batch: list[Outcome], claim: Claim | None) -> Claimed:
         """Settle a batch and carry out a claim, in one step of the store. What fails is to be sent again."""
@@ -45,11 +68,29 @@ class Line:
             raise
         finally:
             self.talks = False
+            answer, self._answer = self._answer, None
         if claim is not None:
             if armed and claimed.leases:
                 await reach("worker.claimed")
             self.unanswered = None
-        return claimed
+            self.standing = claim if claim.stands and not claimed.leases else None
+        # Where both tell of leases, they are the same ones: a nonce leases once.
+        late = () if answer is None or claimed.leases else self.take(*answer)
+        return Claimed(list(late)) if late else claimed
+
+    def take(self, nonce: str, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """What the store answered at the desk; empty for an answer to another claim, or one that is known already.
+
+        During an exchange it is put aside: that one may be about the same claim, and tell the same.
+        """
+        if self.talks:
+            self._answer = nonce, leases
+            return ()
+        claim = self.open
+        if claim is None or claim.nonce != nonce:
+            return ()
+        self.unanswered = self.standing = None
+        return leases
 
     async def _settle_and_claim(self, batch: list[Outcome], claim: Claim | None) -> Claimed:
         if not batch:

@@ -1,16 +1,16 @@
 """A worker: claims tasks in batches, runs their handlers, settles what is done together with the next claim.
 
 One exchange with the store is under way at a time. Whatever finishes meanwhile goes with the next one, so that batches
-grow with the load by themselves, and an idle worker says nothing: it waits to be woken. Where half of what a worker may
-run has finished before the store's answer is there, a second line steps in: the store works on one half while handlers
-of the other run.
+grow with the load by themselves, and an idle worker says nothing: its claim stands with the store, which hands it what
+comes along. Where half of what a worker may run has finished before the store's answer is there, a second line steps in:
+the store works on one half while handlers of the other run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,15 +18,11 @@ from concave.clock import Micros, seconds
 from concave.errors import StoreError
 from concave.kv.protocol import KV
 from concave.store.protocol import WORK, abort_topic
-from concave.store.records import Claim, Claimed, ClaimNames, Lease, Release
+from concave.store.records import Claimed, Lease, Release
 from concave.tasks.alerts import DeadLetterAlerts, OnDeadLetter
+from concave.tasks.claims import TWO_LINES_FROM, Claims, share_of_line
 from concave.tasks.context import Report
-from concave.tasks.defaults import (
-    announced_outboxes,
-    end_suspect_turn,
-    leave_suspect_turn,
-    take_suspect_turn,
-)
+from concave.tasks.defaults import announced_outboxes
 from concave.tasks.heartbeat import Heartbeat
 from concave.tasks.lines import Line
 from concave.tasks.model import WorkerStats, WorkerStatus
@@ -41,10 +37,6 @@ __all__ = ["TaskWorker"]
 
 log = logging.getLogger("concave.worker")
 
-MAX_CLAIM = 200
-"""Tasks per claim. More would keep the store from others for too long at once."""
-TWO_LINES_FROM = 32
-"""Concurrency from which a second line pays: halves of fewer tasks cost more in exchanges than they save in waiting."""
 SWEEP_INTERVAL = 5.0
 LAST_TRIES = 3
 """How often a stopping worker tries again to settle what is done; after that the leases run out."""
@@ -82,12 +74,8 @@ class TaskWorker:
         self._status: WorkerStatus = "stopped"
         self._stopping = False
         self._control = asyncio.Lock()
-        self._names: ClaimNames = ()
-        self._names_of: object = None
-        two = concurrency >= TWO_LINES_FROM
-        self._share = min(MAX_CLAIM, -(-concurrency // 2)) if two else MAX_CLAIM
-        self._numbers = range(2 if two else 1)
-        self._had_suspects = False
+        self._share = share_of_line(concurrency)
+        self._numbers = range(2 if concurrency >= TWO_LINES_FROM else 1)
         self._started = 0.0
         self._main: asyncio.Task[None] | None = None
         self._resources = AsyncExitStack()
@@ -106,6 +94,17 @@ class TaskWorker:
             on_end=self._on_end,
         )
         self._lines = [Line(number, self._kv, self._runs.outcomes) for number in self._numbers]
+        self._claims = Claims(
+            worker_id=self.id,
+            registry=self._registry,
+            task_types=self._task_types,
+            concurrency=self._concurrency,
+            lock_ttl=self._lock_ttl,
+            patience=self._longest_idle,
+            runs=self._runs,
+            lines=self._lines,
+            tell=self._wake_from_anywhere,
+        )
 
     # Control ----------------------------------------------------------------------------------------------------
 
@@ -119,7 +118,6 @@ class TaskWorker:
                 await self._open(resources)
                 self._resources = resources.pop_all()
             self._status, self._stopping = "running", False
-            self._had_suspects = False
             self._started = self._kv.clock.monotonic()
             self._main = asyncio.create_task(self._work(), name=f"concave-worker-{self.id}")
 
@@ -133,6 +131,8 @@ class TaskWorker:
         for topic, notify in ((WORK, self._on_work), (abort_topic(self.id), self._on_abort)):
             listener = await self._kv.store.listen(topic, notify)
             resources.push_async_callback(listener.close)
+        listener = await self._kv.store.answers(self._claims.desk, self._on_answer)
+        resources.push_async_callback(listener.close)
         if self._on_dead_letter is not None:
             alerts = DeadLetterAlerts(self._kv, self._on_dead_letter)
             resources.push_async_callback(alerts.stop)
@@ -146,6 +146,7 @@ class TaskWorker:
         """Begin nothing more; what runs, runs on."""
         if self._status == "running":
             self._status = "paused"
+            self._wake()  # its claim is to stand no more
 
     def resume(self) -> None:
         """Claim again."""
@@ -179,7 +180,7 @@ class TaskWorker:
                 line.wake.set()
             self._try_again.set()
             await main
-            leave_suspect_turn(self, used=self._had_suspects)
+            self._claims.end()
             async with self._control:
                 if self._main is main:
                     self._main = None
@@ -203,8 +204,8 @@ class TaskWorker:
         await asyncio.gather(*map(self._converse, self._lines))
 
     async def _converse(self, line: Line) -> None:
-        # A claim without an answer may have been carried out: what it leased is to be handed back.
-        while self._status != "stopped" or self._runs.outcomes or line.unanswered:
+        # A claim without an answer may have been carried out, one that stands be answered: what it leased is to be handed back.
+        while self._status != "stopped" or self._runs.outcomes or line.open:
             if line.number > 0 and not self._steps_in(line):
                 await line.wake.wait()
                 line.wake.clear()
@@ -220,7 +221,7 @@ class TaskWorker:
                 continue
             for lease in claimed.leases:
                 self._begin(lease, line)
-            self._share_suspect_turn()
+            self._claims.share_suspect_turn()
             if line.number == 0:
                 busy = line.wake.is_set() or self._runs.outcomes or len(claimed.leases) == self._share
                 if not busy and self._status != "stopped":
@@ -238,38 +239,10 @@ class TaskWorker:
         """Settle what is done and claim what there is room for, in one step of the store."""
         outcomes = self._runs.outcomes
         batch = outcomes.take(self._share)
-        claim = None if batch and outcomes.one_by_one else self._next_claim(line)
+        claim = None if batch and outcomes.one_by_one else self._claims.next_of(line, begins=self._begins)
         answer = line.exchange(batch, claim)
         self._call_in()
         return await answer
-
-    def _next_claim(self, line: Line) -> Claim | None:
-        """What to ask for; the same again, nonce and all, as long as there was no answer: it may have been carried out."""
-        if line.unanswered is not None:
-            return line.unanswered
-        others = [other.unanswered for other in self._lines if other.unanswered is not None]
-        room = self._concurrency - len(self._runs) - sum(other.limit for other in others)
-        if not self._begins or room <= 0 or not self._claimable():
-            return None
-        alone = self._runs.suspects == 0 and not any(other.suspects for other in others)
-        line.aborted.clear()
-        return Claim(
-            worker_id=self.id,
-            names=self._names,
-            limit=min(room, self._share),
-            lease=round(self._lock_ttl * 1_000_000),
-            nonce=secrets.token_hex(8),
-            suspects=int(alone and take_suspect_turn(self, self._wake_from_anywhere)),
-            line=line.number,
-        )
-
-    def _share_suspect_turn(self) -> None:
-        asked = any(line.unanswered is not None and line.unanswered.suspects for line in self._lines)
-        if self._runs.suspects > 0:
-            self._had_suspects = True
-        elif not asked:
-            end_suspect_turn(self, used=self._had_suspects)
-            self._had_suspects = False
 
     def _wake_from_anywhere(self) -> None:
         if self._main is not None:  # another worker of this process may have another loop
@@ -279,17 +252,6 @@ class TaskWorker:
     def _begins(self) -> bool:
         """Whether it begins tasks at all: it is neither paused nor stopping."""
         return self._status == "running" and not self._stopping
-
-    def _claimable(self) -> ClaimNames:
-        known = self._registry.by_name
-        if known is not self._names_of:
-            self._names_of = known
-            self._names = tuple(
-                (name, task.max_concurrency or 0)
-                for name, task in known.items()
-                if self._task_types is None or name in self._task_types
-            )
-        return self._names
 
     def _begin(self, lease: Lease, line: Line) -> None:
         definition = self._registry.get(lease.task.name)
@@ -355,8 +317,13 @@ class TaskWorker:
             if line.unanswered is not None:
                 line.aborted.add(task_id)
 
+    def _on_answer(self, nonce: str, leases: Sequence[Lease]) -> None:
+        line = self._lines[0]
+        for lease in line.take(nonce, leases):
+            self._begin(lease, line)
+
     def _on_work(self, name: str | None) -> None:
         if name is None:
             self._try_again.set()  # whoever listens has found the store again: no need to wait any longer
-        if name is None or any(name == known for known, _ in self._claimable()):
+        if name is None or any(name == known for known, _ in self._claims.names):
             self._wake()

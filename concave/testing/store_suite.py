@@ -27,6 +27,7 @@ from concave.testing.suite_numbered import NumberedSuite
 from concave.testing.suite_retention import RetentionSuite
 from concave.testing.suite_schedules import SchedulesSuite
 from concave.testing.suite_settling import SettlingSuite
+from concave.testing.suite_standing import StandingSuite
 from concave.testing.suite_topics import TopicsSuite
 
 __all__ = ["StoreSuite"]
@@ -37,6 +38,7 @@ class StoreSuite(
     KeysSuite,
     NumberedSuite,
     ClaimingSuite,
+    StandingSuite,
     SettlingSuite,
     LeasesSuite,
     TopicsSuite,

@@ -63,6 +63,8 @@ CLAIMS = st.builds(
     nonce=st.just(""),
     suspects=st.integers(0, 2),
     line=st.integers(0, 1),
+    desk=st.just(""),
+    stands=st.just(0),
 )
 
 

@@ -199,7 +199,7 @@ async def test_a_silent_connection_is_asked_and_made_anew_if_it_does_not_answer(
 
     listening = topics.RedisTopics(new_pubsub, f"{{{redis_kv.prefix}}}:", "redis", SystemClock())
     heard = Heard()
-    await listening.listen(WORK, heard)
+    await listening.listen(WORK, lambda message: heard(None if message is None else message.decode()))
     made[0].silences = silences
     await add(redis_kv.store)  # it is read, and then comes the silence
     await heard.until("job")

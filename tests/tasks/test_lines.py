@@ -10,7 +10,7 @@ from concave.errors import StoreUnavailableError
 from concave.kv.protocol import KV
 from concave.store.records import Claim, Settled, Settlement
 from concave.tasks import TaskDefinition, TaskScheduler
-from concave.tasks.worker import TWO_LINES_FROM
+from concave.tasks.claims import TWO_LINES_FROM
 from tests.tasks.support import ScriptedKV, ended, until, working
 
 BUSY = TWO_LINES_FROM

@@ -58,6 +58,13 @@ class MemoryStore:
         with self._lock:
             return self._state.claim(claim, self._tick())
 
+    async def answers(
+        self,
+        desk: str,
+        take: Callable[[str, Sequence[Lease]], object],  # noqa: ARG002  a claim costs no trip here: none is answered later
+    ) -> Listener:
+        return self._state.topics.listen(desk, lambda _: None)
+
     async def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Settled:
         with self._lock:
             now = self._tick()

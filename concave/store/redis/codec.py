@@ -38,6 +38,7 @@ __all__ = [
     "packed_settlements",
     "packed_tasks",
     "read_claimed",
+    "read_handed_out",
     "read_record",
     "read_schedule",
 ]
@@ -194,6 +195,12 @@ def read_claimed(
         return [_read(task_id, row, now, run, None) for task_id, row in zip(ids, rows, strict=True)]
     except Exception:  # noqa: BLE001  one of them, or how they run into each other
         return [_one_claimed(task_id, data, now, run) for task_id, data in zip(ids, records, strict=True)]
+
+
+def read_handed_out(message: bytes) -> tuple[str, str, Micros, list[bytes], list[bytes]]:
+    """What standing.lua tells a worker: a claim's nonce, whose it is, since when; ids and records."""
+    nonce, worker_id, now, *rows = _values(message)
+    return nonce.decode(), worker_id.decode(), int(now), rows[::2], rows[1::2]
 
 
 def _one_claimed(

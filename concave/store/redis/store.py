@@ -30,6 +30,7 @@ from concave.store.redis.codec import (
     packed_settlements,
     packed_tasks,
     read_claimed,
+    read_handed_out,
     read_record,
 )
 from concave.store.redis.locks import RedisLocks
@@ -71,7 +72,7 @@ class RedisStore:
     ) -> None:
         self._scripts = ScriptCaller(client, namespace, where, clock, at_once=at_once, patience=patience)
         self._topics = topics
-        self._caps: tuple[ClaimNames, bytes] = ((), pack({}))
+        self._names: tuple[ClaimNames, bytes, str] = ((), pack({}), "\n")
         self.schedules = RedisSchedules(self._scripts)
         self.locks = RedisLocks(self._scripts)
 
@@ -87,10 +88,18 @@ class RedisStore:
         return ids
 
     async def claim(self, claim: Claim) -> Claimed:
-        now, *claimed = await self._scripts.call(
-            "claim", _packed_claim(claim), self._packed_caps(claim.names)
-        )
+        caps, uncapped = self._packed_names(claim.names)
+        names = uncapped if claim.stands else ""
+        now, *claimed = await self._scripts.call("claim", _packed_claim(claim), caps, names)
         return _claimed(claimed, claim, int(now))
+
+    async def answers(self, desk: str, take: Callable[[str, Sequence[Lease]], object]) -> Listener:
+        def hear(message: bytes | None) -> None:
+            if message is not None:
+                nonce, worker_id, now, ids, records = read_handed_out(message)
+                take(nonce, _leases(ids, records, worker_id, now, nonce))
+
+        return await self._topics.listen(f"leases:{desk}", hear)
 
     async def settle(self, settlements: Sequence[Settlement], claim: Claim | None = None) -> Settled:
         if not settlements:
@@ -99,10 +108,12 @@ class RedisStore:
         while len(settlements) > LARGEST_STEP:
             accepted += (await self.settle(settlements[:LARGEST_STEP])).accepted
             settlements = settlements[LARGEST_STEP:]
-        wanted = _packed_claim(claim) if claim else b""
-        caps = self._packed_caps(claim.names) if claim else b""
         completions, others, order = packed_settlements(settlements)
-        marks, now, *claimed = await self._scripts.call("settle", completions, others, wanted, caps)
+        wanted: tuple[bytes | str, ...] = ("", "", "")
+        if claim:
+            caps, uncapped = self._packed_names(claim.names)
+            wanted = _packed_claim(claim), caps, uncapped if claim.stands else ""
+        marks, now, *claimed = await self._scripts.call("settle", completions, others, *wanted)
         mark_of = dict(zip(order, marks, strict=True))
         accepted += [mark_of[index] == ACCEPTED for index in range(len(settlements))]
         return Settled(accepted, _claimed(claimed, claim, int(now))) if claim else Settled(accepted)
@@ -120,7 +131,9 @@ class RedisStore:
         return int(await self._scripts.call("reap"))
 
     async def listen(self, topic: str, notify: Callable[[str | None], object]) -> Listener:
-        return await self._topics.listen(topic, notify)
+        return await self._topics.listen(
+            topic, lambda message: notify(None if message is None else message.decode())
+        )
 
     async def now(self) -> Micros:
         return int((await self._scripts.call_again("get", ""))[0])
@@ -180,11 +193,13 @@ class RedisStore:
             if not looked_at:
                 return total
 
-    def _packed_caps(self, names: ClaimNames) -> bytes:
+    def _packed_names(self, names: ClaimNames) -> tuple[bytes, str]:
+        """All of them with their caps, and those without one as text."""
         # A worker's names rarely change and are handed over as the same object: pack them once.
-        if self._caps[0] is not names:
-            self._caps = (names, pack(dict(names)))
-        return self._caps[1]
+        if self._names[0] is not names:
+            uncapped = "".join(f"{name}\n" for name, cap in names if not cap)
+            self._names = (names, pack(dict(names)), f"\n{uncapped}")
+        return self._names[1:]
 
 
 ACCEPTED = ord("1")
@@ -193,19 +208,25 @@ EXTENDED: dict[int, Extended] = {ord("0"): "lost", ord("1"): "held", ord("2"): "
 
 def _packed_claim(claim: Claim) -> bytes:
     limit = min(claim.limit, LARGEST_STEP)
-    return pack([claim.worker_id, limit, claim.lease, claim.nonce, claim.suspects, claim.line])
+    who = [claim.worker_id, limit, claim.lease, claim.nonce, claim.suspects, claim.line]
+    return pack([*who, claim.desk, claim.stands])
 
 
 def _claimed(reply: list[Any], claim: Claim, now: Micros) -> Claimed:
     idle_for, *rows = reply
+    leases = _leases(rows[::2], rows[1::2], claim.worker_id, now, claim.nonce)
+    return Claimed(leases, None if idle_for < 0 else int(idle_for))
+
+
+def _leases(ids: list[bytes], records: list[bytes], worker_id: str, now: Micros, nonce: str) -> list[Lease]:
     leases: list[Lease] = []
-    for task in read_claimed(rows[::2], rows[1::2], claim.worker_id, now):
+    for task in read_claimed(ids, records, worker_id, now):
         if isinstance(task, MalformedRecordError):
             # Its lease will run out, and whoever reaps it puts it aside.
             log.error("claimed what nobody can run: %s", task)
         elif task is not None:
-            leases.append(Lease(task, claim.nonce, task.crashes > 0))
-    return Claimed(leases, None if idle_for < 0 else int(idle_for))
+            leases.append(Lease(task, nonce, task.crashes > 0))
+    return leases
 
 
 def _readable(rows: Any) -> list[TaskRecord]:

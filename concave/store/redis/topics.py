@@ -20,7 +20,7 @@ __all__ = ["RedisTopics"]
 
 log = logging.getLogger("concave.store")
 
-Notify = Callable[[str | None], object]
+Notify = Callable[[bytes | None], object]
 
 DONE = "done"
 """All endings go over one channel, many ids to a message: a channel per task would cost a command per task."""
@@ -173,13 +173,13 @@ class RedisTopics:
             self._subscribed(channel)
         if message["type"] != "message":
             return
-        topic, data = channel.removeprefix(self._namespace), message["data"].decode()
+        topic, data = channel.removeprefix(self._namespace), message["data"]
         if topic == DONE:
-            ended = set(data.split("\n"))
+            ended = set(data.decode().split("\n"))
             for each in list(self._subscriptions):
                 task_id = each.topic.removeprefix(done_topic(""))
                 if task_id in ended and task_id != each.topic:
-                    self._tell(each, task_id)
+                    self._tell(each, task_id.encode())
             return
         for each in list(self._subscriptions):
             if each.topic == topic:
@@ -195,7 +195,7 @@ class RedisTopics:
             if self._channel(each.topic) == channel:
                 self._tell(each, None)
 
-    def _tell(self, subscription: _Subscription, message: str | None) -> None:
+    def _tell(self, subscription: _Subscription, message: bytes | None) -> None:
         if subscription not in self._subscriptions:
             return  # one that was told before it has closed it
         try:

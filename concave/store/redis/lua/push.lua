@@ -1,4 +1,4 @@
---! use base
+--! use base leasing standing
 -- Add tasks that are due at once and have no keys of their users: most of them, so that this loads no more than it needs.
 -- ARGV[2]: msgpack [[lane, [id, …], [spec, …]], …], in the order of their submission. Returns 1, or nil where an id is known
 -- already: then nothing was added, and add.lua says what stands for it.
@@ -16,17 +16,25 @@ end
 
 -- What the heads have in common: an array of seven; due now, no failure yet.
 local head, rest = '\151', pack(now, '', 0, 0, 0, 0)
-local created = now
+local created, anyone_stands = now, call('EXISTS', P .. 'standing') == 1
 for _, group in ipairs(groups) do
   local lane, ids, specs = unpack(group)
-  local records, entries = {}, {}
+  local records, pairs_, entries = {}, {}, {}
   for i, id in ipairs(ids) do
-    records[2 * i - 1], records[2 * i] = P .. 't:' .. id, head .. pack(created) .. rest .. specs[i]
+    records[i] = head .. pack(created) .. rest .. specs[i]
+    pairs_[2 * i - 1], pairs_[2 * i] = P .. 't:' .. id, records[i]
     entries[2 * i - 1], entries[2 * i] = whole(created), id
     created = created + 1
   end
-  call('MSET', unpack(records))
-  call('ZADD', P .. 'q:' .. lane, unpack(entries))
-  activate(lane)
+  call('MSET', unpack(pairs_))
+  local given = 0
+  -- Not past those that wait: first in, first out.
+  if anyone_stands and call('EXISTS', P .. 'q:' .. lane) == 0 then
+    given = hand_out(string.sub(lane, 4), ids, records)
+  end
+  if given < #ids then
+    call('ZADD', P .. 'q:' .. lane, unpack(entries, 2 * given + 1))
+    activate(lane)
+  end
 end
 return 1

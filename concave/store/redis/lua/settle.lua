@@ -1,4 +1,4 @@
---! use base record waiting ending claiming settling
+--! use base record waiting ending leasing standing claiming settling
 -- Carry out decisions about leased tasks, then claim.
 -- ARGV[2]: msgpack of completions, in columns: [[name, kept, [id, …], [nonce, …], [creation, …], [packed result, …]], …],
 -- each a group of one name, kept for the same time and without keys of their users.
@@ -8,7 +8,8 @@
 --   "b"                                     hand back
 --   "d"  reason, failure or false           die
 --   "x"  reason                             cancel
--- ARGV[4]: msgpack [worker, limit, lease, nonce, suspects, line], or "" to claim nothing. ARGV[5]: msgpack name -> cap.
+-- ARGV[4]: msgpack [worker, limit, lease, nonce, suspects, line, desk, stands], or "" to claim nothing.
+-- ARGV[5]: msgpack name -> cap. ARGV[6]: names, as stand() takes them.
 -- Returns a string with "1" for each decision that was carried out and "0" for each whose token was stale (first those of the
 -- columns, group by group), the time, then what claim.lua returns.
 
@@ -28,7 +29,7 @@ local reply = {table.concat(marks), stamp}
 local caps = {}
 if ARGV[4] ~= '' then
   caps = cmsgpack.unpack(ARGV[5])
-  claim_into(reply, cmsgpack.unpack(ARGV[4]), caps)
+  claim_into(reply, cmsgpack.unpack(ARGV[4]), caps, ARGV[6])
 end
 -- A slot under a cap came free and this worker didn't fill it: others may be idle because of the cap alone.
 for name in pairs(names) do

@@ -126,26 +126,20 @@ end
 
 -- Lease ids of one name; their records go into `found`.
 local function lease(name, ids, claim, run, found)
-  local keys = {}
+  local keys, there = {}, {}
   for i, id in ipairs(ids) do
     keys[i] = P .. 't:' .. id
   end
   local records = call('MGET', unpack(keys))
-  local deadline, leases, runs = whole(now + claim[3]), {}, {}
   for i, id in ipairs(ids) do
     -- A record that is gone (a server that evicts, a restart without persistence) leaves nothing to run.
     if records[i] then
-      leases[#leases + 1] = deadline
-      leases[#leases + 1] = id
-      runs[#runs + 1] = id
-      runs[#runs + 1] = run
+      there[#there + 1] = id
       found[id] = records[i]
     end
   end
-  if #runs > 0 then
-    call('HSET', P .. 'run', unpack(runs))
-    call('ZADD', P .. 'l:' .. name, unpack(leases))
-    call('ZADD', P .. 'ldue', 'LT', deadline, name)
+  if #there > 0 then
+    hold(name, there, claim[3], run)
   end
 end
 
@@ -164,12 +158,16 @@ local function again(nonce, ids, reply)
   end
 end
 
--- claim: [worker, limit, lease, nonce, suspects, line]; caps: name -> max_concurrency or 0. `reply` ends with the time.
+-- claim: [worker, limit, lease, nonce, suspects, line, desk, stands]; caps: name -> max_concurrency or 0; names: as stand()
+-- takes them. `reply` ends with the time.
 -- Appends idle_for (-1: nothing known to come) and then id, record, id, record … to it.
-local function claim_into(reply, claim, caps)
+local function claim_into(reply, claim, caps, names)
   local nonce, seen = claim[4], P .. 'w:' .. claim[1] .. ':' .. claim[6]
   reap(100)
   promote(1000)
+  if claim[7] ~= '' then
+    call('HDEL', P .. 'standing', claim[7])
+  end
   local last = call('GET', seen)
   if last and string.sub(last, 1, 16) == nonce then
     return again(nonce, values_of(string.sub(last, 17)), reply)
@@ -191,7 +189,9 @@ local function claim_into(reply, claim, caps)
     end
   end
   if #all > 0 then
-    call('SET', seen, nonce .. pack(all), 'PX', ms(claim[3]))
+    remember_claim(claim[1], claim[6], nonce, all, claim[3])
+  elseif #order == 0 and claim[8] > 0 then
+    stand(claim, names)
   end
   if #all < #order then
     reply[idle_at] = 0 -- records were gone: others may wait behind them

@@ -31,12 +31,6 @@ local function split(record)
   return head, spec, string.sub(record, offset + 1)
 end
 
--- An entry of `run`. It is padded beyond the 64 bytes up to which Redis keeps a small hash as a list, in which each look is a
--- walk.
-local function run_entry(nonce, worker)
-  return nonce .. pack({worker, now}, string.rep(' ', 64))
-end
-
 local runs_seen = {}
 
 -- What an entry of `run` says: its nonce, and [worker, started] packed. All tasks of a claim have the same one: taken apart once.

@@ -1,0 +1,196 @@
+"""An idle worker is handed what comes along, and neither loses it nor runs it twice, whatever becomes of the message."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import pytest
+
+from concave import TaskContext, TaskDefinition, define_task
+from concave.errors import StoreUnavailableError
+from concave.kv import RedisKV
+from concave.store.records import Claim, Lease
+from concave.tasks import TaskScheduler, TaskWorker
+from tests.tasks.support import ScriptedKV, WatchedClock, ended, found, until, working
+
+
+@pytest.fixture
+async def timed_kv(
+    redis_url: str, clock: WatchedClock, request: pytest.FixtureRequest
+) -> AsyncGenerator[RedisKV]:
+    """On Redis alone: in memory there is no trip to save, and no claim is answered later."""
+    async with RedisKV(redis_url, prefix=f"standing-{id(request.node)}", clock=clock) as kv:
+        yield kv
+
+
+def counting(ran: list[str]) -> TaskDefinition[None, None]:
+    @define_task(name="job")
+    async def job(ctx: TaskContext) -> None:
+        ran.append(ctx.task_id)
+
+    return job
+
+
+def claims_of(spied: ScriptedKV) -> list[Claim]:
+    """What was claimed, be it alone or together with a settlement."""
+    return [wanted for verb, wanted in spied.script.arguments if verb == "claim"]
+
+
+async def test_an_idle_worker_runs_what_comes_without_asking(timed_kv: RedisKV) -> None:
+    ran: list[str] = []
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, job):
+        await spied.script.called("claim", 1)
+        for number in range(1, 4):
+            task_id = await scheduler.enqueue(job)
+            assert (await found(timed_kv, task_id)).status in {"running", "completed"}
+            task = await ended(timed_kv, task_id)
+            assert (task.status, task.attempt, task.crashes, len(ran)) == ("completed", 1, 0, number)
+            await spied.script.called("settle", number)
+        assert spied.script.calls["claim"] == 1
+
+
+async def test_of_two_idle_workers_one_is_handed_it(timed_kv: RedisKV) -> None:
+    ran: list[str] = []
+    job, scheduler = counting(ran), TaskScheduler(timed_kv)
+    spied = [ScriptedKV(timed_kv.twin()) for _ in range(2)]
+    async with spied[0], spied[1], working(spied[0], job) as one, working(spied[1], job) as other:
+        for each in spied:
+            await each.script.called("claim", 1)
+        await ended(timed_kv, await scheduler.enqueue(job))
+        assert sum(each.script.calls["settle"] for each in spied) <= 1
+        assert one.get_stats().processed_count + other.get_stats().processed_count == 1
+        assert [each.script.calls["claim"] for each in spied] == [1, 1]
+
+
+async def test_an_answer_that_got_lost_is_heard_with_the_next_claim(
+    timed_kv: RedisKV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, lost = list[str](), asyncio.Event()
+    monkeypatch.setattr(TaskWorker, "_on_answer", lambda *_: lost.set())
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, job) as worker:
+        await spied.script.called("claim", 1)
+        task_id = await scheduler.enqueue(job)
+        await lost.wait()
+        worker._on_work(None)  # as when the connection that listens is back
+        assert (await ended(timed_kv, task_id)).crashes == 0
+    assert ran == [task_id]
+    assert len({wanted.nonce for wanted in claims_of(spied)[:2]}) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_answer_that_comes_while_its_claim_is_made_again_counts_once(
+    timed_kv: RedisKV, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, heard = list[str](), asyncio.Event()
+    on_answer = TaskWorker._on_answer
+
+    def hear(self: TaskWorker, nonce: str, leases: Sequence[Lease]) -> None:
+        on_answer(self, nonce, leases)
+        heard.set()
+
+    monkeypatch.setattr(TaskWorker, "_on_answer", hear)
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, job) as worker:
+        await spied.script.called("claim", 1)
+        # The claim is made again and finds nothing; before that is known, a task comes along and is handed over.
+        there, let_through = spied.script.hold_answer("claim")
+        worker._on_work(None)
+        await there.wait()
+        task_id = await scheduler.enqueue(job)
+        await heard.wait()
+        assert ran == []
+        if fails:
+            spied.script.fail("claim", StoreUnavailableError("away"))
+        let_through.set()
+        await ended(timed_kv, task_id)
+    assert ran == [task_id]
+
+
+async def test_what_was_handed_over_unheard_is_in_the_answer_as_well(
+    timed_kv: RedisKV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The message comes first, and is still about to be heard when the claim that is made again has its answer.
+    ran, heard, kept = list[str](), asyncio.Event(), list[Any]()
+
+    def hear(self: TaskWorker, nonce: str, leases: Sequence[Lease]) -> None:
+        kept[:] = self, nonce, leases
+        heard.set()
+
+    on_answer = TaskWorker._on_answer
+    monkeypatch.setattr(TaskWorker, "_on_answer", hear)
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, job) as worker:
+        await spied.script.called("claim", 1)
+        task_id = await scheduler.enqueue(job)
+        await heard.wait()
+        there, let_through = spied.script.hold_answer("claim")
+        worker._on_work(None)
+        await there.wait()
+        on_answer(*kept)
+        let_through.set()
+        await ended(timed_kv, task_id)
+        on_answer(*kept)  # once more, much later
+    assert ran == [task_id]
+
+
+@pytest.mark.parametrize("way", ["pause", "stop"])
+async def test_a_worker_that_begins_nothing_is_handed_nothing(timed_kv: RedisKV, way: str) -> None:
+    ran: list[str] = []
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, job) as worker:
+        await spied.script.called("claim", 1)
+        if way == "pause":
+            worker.pause()
+            await spied.script.called("claim", 2)
+        else:
+            await worker.stop()
+        task_id = await scheduler.enqueue(job)
+        task = await found(timed_kv, task_id)
+        assert (task.status, task.interruptions) == ("pending", 0)
+        if way == "pause":
+            worker.resume()
+        else:
+            await worker.start()
+        assert (await ended(timed_kv, task_id)).interruptions == 0
+    assert ran == [task_id]
+
+
+async def test_what_is_handed_over_just_before_a_stop_goes_back_at_once(
+    timed_kv: RedisKV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, lost = list[str](), asyncio.Event()
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    with monkeypatch.context() as patch:
+        patch.setattr(TaskWorker, "_on_answer", lambda *_: lost.set())
+        async with working(spied, job) as worker:
+            await spied.script.called("claim", 1)
+            task_id = await scheduler.enqueue(job)
+            await lost.wait()
+            await worker.stop()
+    task = await found(timed_kv, task_id)
+    assert (task.status, task.attempt, task.crashes, task.interruptions) == ("pending", 0, 0, 1)
+    async with working(timed_kv, job):
+        await ended(timed_kv, task_id)
+    assert ran == [task_id]
+
+
+async def test_a_worker_that_runs_something_is_not_handed_more(timed_kv: RedisKV) -> None:
+    # Its handler may block the loop: what would be handed over then had to wait for that.
+    gate = asyncio.Event()
+
+    @define_task(name="slow")
+    async def slow() -> None:
+        await gate.wait()
+
+    ran: list[str] = []
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, job, slow) as worker:
+        await spied.script.called("claim", 1)
+        await scheduler.enqueue(slow)
+        await until(lambda: worker.get_stats().active_tasks == 1)
+        await ended(timed_kv, await scheduler.enqueue(job))
+        assert spied.script.calls["claim"] == 2
+        assert [wanted.stands > 0 for wanted in claims_of(spied)] == [True, False]
+        gate.set()
