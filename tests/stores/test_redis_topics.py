@@ -86,6 +86,31 @@ async def test_the_connection_ends_when_nobody_listens_and_comes_back(
         await take(store)
 
 
+@pytest.mark.parametrize("lingers", [True, False])
+async def test_who_waits_again_and_again_subscribes_once(
+    listening_kv: RedisKV, redis: Redis, monkeypatch: pytest.MonkeyPatch, lingers: bool
+) -> None:
+    monkeypatch.setattr(topics, "LINGER", 60 if lingers else 0)
+    store = listening_kv.store
+    before = await _subscribing(redis)
+    for number in range(1, 4):
+        heard = Heard()
+        listener = await store.listen(done_topic(task_id := await add(store)), heard)
+        await store.cancel(task_id)
+        await heard.until(task_id)
+        await listener.close()
+        await listener.close()
+        while not lingers and await listening(redis, listening_kv):
+            pass
+        assert await _subscribing(redis) - before == (1 if lingers else number)
+
+
+async def _subscribing(redis: Redis) -> int:
+    """How often anyone has subscribed."""
+    stats = await redis.info("commandstats")
+    return int(stats.get("cmdstat_subscribe", {"calls": 0})["calls"])
+
+
 async def test_a_listener_that_raises_harms_no_other(listening_kv: RedisKV) -> None:
     store = listening_kv.store
     reported: list[dict[str, Any]] = []

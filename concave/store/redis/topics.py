@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError, RedisError
 
-from concave.clock import Clock, sleep
+from concave.clock import Clock, Timer, sleep
 from concave.errors import StoreUnavailableError
 from concave.store.protocol import done_topic
 from concave.store.redis.client import heeding_cancellation, mapped_errors
@@ -24,6 +24,9 @@ Notify = Callable[[bytes | None], object]
 
 DONE = "done"
 """All endings go over one channel, many ids to a message: a channel per task would cost a command per task."""
+LINGER = 5.0
+"""Seconds that a process goes on hearing of endings when nobody waits for one: to subscribe is a trip, and the next who waits
+spares it."""
 RECONNECT_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 SILENCE = 30.0
@@ -55,6 +58,8 @@ class RedisTopics:
         self._confirmed: dict[str, asyncio.Future[None]] = {}
         self._pubsub: Any = None
         self._reader: asyncio.Task[None] | None = None
+        self._lingering: Timer | None = None
+        self._leaving: asyncio.Task[None] | None = None
         # One at a time connects, subscribes or disconnects.
         self._changing = asyncio.Lock()
 
@@ -88,9 +93,28 @@ class RedisTopics:
             return
         self._subscriptions.remove(subscription)
         channel = self._channel(subscription.topic)
-        if any(self._channel(each.topic) == channel for each in self._subscriptions):
+        if self._is_heard(channel):
             return
-        del self._confirmed[channel]
+        if channel == self._namespace + DONE and _is_confirmed(self._confirmed[channel]):
+            self._linger(channel)
+        else:
+            await self._leave(channel)
+
+    def _is_heard(self, channel: str) -> bool:
+        return any(self._channel(each.topic) == channel for each in self._subscriptions)
+
+    def _linger(self, channel: str) -> None:
+        def leave() -> None:
+            self._leaving = asyncio.create_task(self._leave(channel), name="concave-topics")
+
+        if self._lingering is not None:
+            self._lingering.cancel()
+        self._lingering = self._clock.call_later(LINGER, leave)
+
+    async def _leave(self, channel: str) -> None:
+        """Unsubscribe, unless somebody listens by now."""
+        if self._is_heard(channel) or self._confirmed.pop(channel, None) is None:
+            return
         async with self._changing:
             if self._pubsub is not None and channel not in self._confirmed:
                 try:
@@ -101,9 +125,12 @@ class RedisTopics:
 
     async def close(self) -> None:
         """End all subscriptions and the connection."""
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+        if self._lingering is not None:
+            self._lingering.cancel()
+        running = [task for task in (self._reader, self._leaving) if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await self._disconnect()
         self._reader = None
         self._refuse_the_unconfirmed(RedisConnectionError("it was closed"))
@@ -203,3 +230,7 @@ class RedisTopics:
         except Exception as error:  # noqa: BLE001  it harms no other listener, and is its loop's to report
             context = {"message": f"a listener to {subscription.topic} raised", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _is_confirmed(confirmed: asyncio.Future[None]) -> bool:
+    return confirmed.done() and not confirmed.cancelled() and confirmed.exception() is None
