@@ -82,6 +82,26 @@ def test_web_and_workers_in_processes_of_their_own(redis_url: str, tmp_path: Pat
         assert worker.stop() == 0
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_worker_process_runs_on_uvloop_where_it_is_installed(tmp_path: Path, installed: bool) -> None:
+    (tmp_path / "app.py").write_text(
+        "import asyncio, concave, logging\n"
+        "@concave.define_task\n"
+        "async def look() -> None:\n"
+        "    logging.getLogger().warning('runs on %s', type(asyncio.get_running_loop()).__module__)\n"
+        "lifespan = concave.task_lifespan(\n"
+        "    'memory://', tasks=[look], schedules=[concave.Schedule(look, interval=0.05)]\n"
+        ")\n"
+    )
+    if not installed:
+        (tmp_path / "uvloop.py").write_text("raise ImportError('not here')")
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "concave", "worker", "app:lifespan"]
+    with LoggedProcess(command, env=env) as worker:
+        worker.wait_for_log("runs on uvloop" if installed else "runs on asyncio")
+        assert worker.stop() == 0
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [

@@ -121,7 +121,7 @@ def loop_runner() -> Callable[[Any], Any]:
         import uvloop
     except ImportError:
         return asyncio.run
-    return uvloop.run  # type: ignore[no-any-return]
+    return uvloop.run
 
 
 def _timed(count: int, start: float, cpu: float) -> Figures:
