@@ -16,7 +16,7 @@ end
 
 -- What the heads have in common: an array of seven; due now, no failure yet.
 local head, rest = '\151', pack(now, '', 0, 0, 0, 0)
-local created, anyone_stands = now, call('EXISTS', P .. 'standing') == 1
+local created = now
 for _, group in ipairs(groups) do
   local lane, ids, specs = unpack(group)
   local records, pairs_, entries = {}, {}, {}
@@ -27,11 +27,7 @@ for _, group in ipairs(groups) do
     created = created + 1
   end
   call('MSET', unpack(pairs_))
-  local given = 0
-  -- Not past those that wait: first in, first out.
-  if anyone_stands and call('EXISTS', P .. 'q:' .. lane) == 0 then
-    given = hand_out(string.sub(lane, 4), ids, records)
-  end
+  local given = hand_out(lane, ids, records)
   if given < #ids then
     call('ZADD', P .. 'q:' .. lane, unpack(entries, 2 * given + 1))
     activate(lane)

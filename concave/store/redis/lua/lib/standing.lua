@@ -15,10 +15,9 @@ local function hears(channel)
   return (tonumber(answer[2]) or 0) > 0
 end
 
--- The standing claim at a desk, if it takes tasks of this name: [worker, limit, lease, nonce, line, until when it stands].
--- It is no more after that.
-local function standing_at(desk, name)
-  local value = call('HGET', P .. 'standing', desk)
+-- The standing claim that an entry tells of, if it takes tasks of this name: [worker, limit, lease, nonce, line, until when it
+-- stands]. It is no more after that.
+local function standing_at(desk, value, name)
   local sound, offset, entry = pcall(unpack_one, value)
   if sound and type(entry) == 'table' and (tonumber(entry[6]) or 0) >= now and hears('leases:' .. desk) then
     if not string.find(value, '\n' .. name .. '\n', offset + 1, true) then
@@ -31,12 +30,19 @@ local function standing_at(desk, name)
   return entry
 end
 
--- Lease new tasks of a name to claims that stand, and tell their workers; how many of them, from the first.
--- Of the claims any will do: of idle workers each has its turn.
-local function hand_out(name, ids, records)
-  local given = 0
-  for _, desk in ipairs(call('HRANDFIELD', P .. 'standing', 3)) do
-    local claim = standing_at(desk, name)
+local TRIES = 3
+
+-- Lease new tasks of a name to claims that stand, and tell their workers; how many of them, from the first. Nothing overtakes
+-- what waits in the lane: first in, first out.
+local function hand_out(lane, ids, records)
+  local name, given = string.sub(lane, 4), 0
+  for try = 1, TRIES do
+    -- Any will do: of idle workers each has its turn.
+    local desk, value = unpack(call('HRANDFIELD', P .. 'standing', 1, 'WITHVALUES'))
+    if not desk or (try == 1 and call('EXISTS', P .. 'q:' .. lane) == 1) then
+      break
+    end
+    local claim = standing_at(desk, value, name)
     if claim then
       local worker, limit, lasting, nonce, line = unpack(claim)
       local mine, message = {}, {nonce, worker, now}
