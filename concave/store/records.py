@@ -168,6 +168,8 @@ class Claimed(NamedTuple):
 
     leases: list[Lease]
     idle_for: Micros | None = None
+    stands: bool = False
+    """Whether the store keeps the claim, to answer it at its desk."""
 
 
 NOTHING_CLAIMED = Claimed([])

@@ -73,7 +73,8 @@ class Line:
             if armed and claimed.leases:
                 await reach("worker.claimed")
             self.unanswered = None
-            self.standing = claim if claim.stands and not claimed.leases else None
+            # For the store to say: a claim that leased what nobody can read is answered, and would be so again and again.
+            self.standing = claim if claimed.stands else None
         # Where both tell of leases, they are the same ones: a nonce leases once.
         late = () if answer is None or claimed.leases else self.take(*answer)
         return Claimed(list(late)) if late else claimed

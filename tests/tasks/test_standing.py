@@ -5,12 +5,14 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from concave import TaskContext, TaskDefinition, define_task
 from concave.errors import StoreUnavailableError
 from concave.kv import RedisKV
 from concave.store.records import Claim, Lease
 from concave.tasks import TaskScheduler, TaskWorker
+from tests.stores.leaks import drop_namespace
 from tests.tasks.support import ScriptedKV, WatchedClock, ended, found, until, working
 
 
@@ -194,3 +196,22 @@ async def test_a_worker_that_runs_something_is_not_handed_more(timed_kv: RedisKV
         assert spied.script.calls["claim"] == 2
         assert [wanted.stands > 0 for wanted in claims_of(spied)] == [True, False]
         gate.set()
+
+
+async def test_a_claim_that_leased_what_nobody_can_read_does_not_stand(
+    timed_kv: RedisKV, redis_url: str
+) -> None:
+    ran: list[str] = []
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    damaged = await scheduler.enqueue(job)
+    async with Redis.from_url(redis_url) as redis:
+        await redis.set(f"{{{timed_kv.prefix}}}:t:{damaged}", "damaged")
+    async with working(spied, job):
+        await spied.script.called("claim", 1)
+        task_id = await scheduler.enqueue(job)
+        await ended(timed_kv, task_id)
+        # Made again under its nonce, it would have what it leased, and nothing else, for as long as that is leased.
+        first, second, *_ = claims_of(spied)
+        assert first.nonce != second.nonce
+    assert ran == [task_id]
+    await drop_namespace(redis_url, timed_kv.prefix)

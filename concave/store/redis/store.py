@@ -213,9 +213,9 @@ def _packed_claim(claim: Claim) -> bytes:
 
 
 def _claimed(reply: list[Any], claim: Claim, now: Micros) -> Claimed:
-    idle_for, *rows = reply
+    idle_for, stands, *rows = reply
     leases = _leases(rows[::2], rows[1::2], claim.worker_id, now, claim.nonce)
-    return Claimed(leases, None if idle_for < 0 else int(idle_for))
+    return Claimed(leases, None if idle_for < 0 else int(idle_for), stands == 1)
 
 
 def _leases(ids: list[bytes], records: list[bytes], worker_id: str, now: Micros, nonce: str) -> list[Lease]:

@@ -147,6 +147,7 @@ end
 local function again(nonce, ids, reply)
   local time_at = #reply
   reply[#reply + 1] = 0
+  reply[#reply + 1] = 0
   for _, id in ipairs(type(ids) == 'table' and ids or {}) do
     local run = call('HGET', P .. 'run', id)
     local record = call('GET', P .. 't:' .. id)
@@ -160,7 +161,7 @@ end
 
 -- claim: [worker, limit, lease, nonce, suspects, line, desk, stands]; caps: name -> max_concurrency or 0; names: as stand()
 -- takes them. `reply` ends with the time.
--- Appends idle_for (-1: nothing known to come) and then id, record, id, record … to it.
+-- Appends idle_for (-1: nothing known to come), whether it stands (1 or 0), and then id, record, id, record … to it.
 local function claim_into(reply, claim, caps, names)
   local nonce, seen = claim[4], P .. 'w:' .. claim[1] .. ':' .. claim[6]
   reap(100)
@@ -173,7 +174,8 @@ local function claim_into(reply, claim, caps, names)
     return again(nonce, values_of(string.sub(last, 17)), reply)
   end
   reply[#reply + 1] = -1
-  local idle_at, all, found = #reply, {}, {}
+  reply[#reply + 1] = 0
+  local idle_at, all, found = #reply - 1, {}, {}
   local run = run_entry(nonce, claim[1])
   local order, chosen = choose(claim[2], caps, claim[5])
   for name, ids in pairs(chosen) do
@@ -192,6 +194,7 @@ local function claim_into(reply, claim, caps, names)
     remember_claim(claim[1], claim[6], nonce, all, claim[3])
   elseif #order == 0 and claim[8] > 0 then
     stand(claim, names)
+    reply[idle_at + 1] = 1
   end
   if #all < #order then
     reply[idle_at] = 0 -- records were gone: others may wait behind them
