@@ -26,6 +26,7 @@ class Line:
         "_answer",
         "_kv",
         "_outcomes",
+        "_since",
         "aborted",
         "failures",
         "number",
@@ -45,6 +46,8 @@ class Line:
         """Under way, or without an answer: it may have been carried out."""
         self.standing: Claim | None = None
         """It found nothing, and the store may answer it yet: made again, it is to be the same, nonce and all."""
+        self._since = 0.0
+        """What the open claim leases, it leases after this, by the monotonic clock."""
         self._answer: tuple[str, Sequence[Lease]] | None = None
         self.aborted: set[str] = set()
         """Tasks that were told to stop before the claim was answered that may have leased them."""
@@ -57,6 +60,9 @@ class Line:
 
     async def exchange(self, batch: list[Outcome], claim: Claim | None) -> Claimed:
         """Settle a batch and carry out a claim, in one step of the store. What fails is to be sent again."""
+        sent = self._kv.clock.monotonic()
+        if self.open is None:
+            self._since = sent
         self.unanswered = claim or self.unanswered
         self.talks = True
         try:
@@ -72,7 +78,7 @@ class Line:
         if claim is not None:
             if armed and claimed.leases:
                 await reach("worker.claimed")
-            self.unanswered = None
+            self.unanswered, self._since = None, sent
             # For the store to say: a claim that leased what nobody can read is answered, and would be so again and again.
             self.standing = claim if claimed.stands else None
         # Where both tell of leases, they are the same ones: a nonce leases once.
@@ -82,13 +88,17 @@ class Line:
     def take(self, nonce: str, leases: Sequence[Lease]) -> Sequence[Lease]:
         """What the store answered at the desk; empty for an answer to another claim, or one that is known already.
 
-        During an exchange it is put aside: that one may be about the same claim, and tell the same.
+        During an exchange it is put aside: that one may be about the same claim, and tell the same. One that a loop hears
+        late, since it was blocked or its process frozen, may be of leases that are over: the claim made again says which aren't.
         """
         if self.talks:
             self._answer = nonce, leases
             return ()
         claim = self.open
         if claim is None or claim.nonce != nonce:
+            return ()
+        if self._kv.clock.monotonic() - self._since > claim.lease / 2_000_000:
+            self.wake.set()
             return ()
         self.unanswered = self.standing = None
         return leases

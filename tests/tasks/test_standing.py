@@ -13,7 +13,7 @@ from concave.kv import RedisKV
 from concave.store.records import Claim, Lease
 from concave.tasks import TaskScheduler, TaskWorker
 from tests.stores.leaks import drop_namespace
-from tests.tasks.support import ScriptedKV, WatchedClock, ended, found, until, working
+from tests.tasks.support import ScriptedKV, WatchedClock, ended, found, time_passing, until, working
 
 
 @pytest.fixture
@@ -215,3 +215,50 @@ async def test_a_claim_that_leased_what_nobody_can_read_does_not_stand(
         assert first.nonce != second.nonce
     assert ran == [task_id]
     await drop_namespace(redis_url, timed_kv.prefix)
+
+
+async def test_what_is_heard_after_its_lease_is_not_begun(
+    timed_kv: RedisKV, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, heard, kept = list[str](), asyncio.Event(), list[Any]()
+
+    def hear(self: TaskWorker, nonce: str, leases: Sequence[Lease]) -> None:
+        kept[:] = self, nonce, leases
+        heard.set()
+
+    on_answer = TaskWorker._on_answer
+    monkeypatch.setattr(TaskWorker, "_on_answer", hear)
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, job):
+        await spied.script.called("claim", 1)
+        task_id = await scheduler.enqueue(job)
+        await heard.wait()
+        clock.advance(30.1)  # its process was frozen; and the message is what it sees first
+        on_answer(*kept)
+        async with time_passing(clock, at_most=5):
+            task = await ended(timed_kv, task_id)
+        assert (task.status, task.crashes) == ("completed", 1)
+    assert ran == [task_id]
+
+
+async def test_what_is_heard_late_is_run_if_it_is_still_held(
+    timed_kv: RedisKV, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, heard, kept = list[str](), asyncio.Event(), list[Any]()
+
+    def hear(self: TaskWorker, nonce: str, leases: Sequence[Lease]) -> None:
+        kept[:] = self, nonce, leases
+        heard.set()
+
+    on_answer = TaskWorker._on_answer
+    monkeypatch.setattr(TaskWorker, "_on_answer", hear)
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, job):
+        await spied.script.called("claim", 1)
+        task_id = await scheduler.enqueue(job)
+        await heard.wait()
+        clock.advance(20)
+        on_answer(*kept)
+        assert (await ended(timed_kv, task_id)).crashes == 0
+        assert len({wanted.nonce for wanted in claims_of(spied)[:2]}) == 1
+    assert ran == [task_id]
