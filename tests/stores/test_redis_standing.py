@@ -88,6 +88,34 @@ async def test_nothing_overtakes_what_waits(store: Store, desk: Desk) -> None:
     assert ids_of(await take(store)) == [waits, later]
 
 
+async def test_of_what_comes_at_once_the_higher_bucket_is_handed_out_first(store: Store, desk: Desk) -> None:
+    await store.claim(standing(limit=2))
+    low = new_tasks(3, priority=0)
+    high = [new_task(priority=100) for _ in range(3)]
+    await store.add([*low[:2], *high, low[2]])
+    _, leases = await desk.answers.get()
+    assert ids_of(list(leases)) == [high[0].id, high[1].id]
+    assert ids_of(await take(store)) == [high[2].id, *(each.id for each in low)]
+
+
+async def test_nothing_is_handed_out_while_something_higher_waits(store: Store, desk: Desk) -> None:
+    await store.claim(standing())
+    lower, higher = new_task(priority=0), new_task("unknown", priority=100)
+    await store.add([lower, higher])
+    assert await status_of(store, lower.id) == "pending"
+    assert ids_of(await take(store)) == [lower.id]
+    assert ids_of(await take(store, "unknown")) == [higher.id]
+
+
+async def test_names_that_come_at_once_share_what_a_claim_has_room_for(store: Store, desk: Desk) -> None:
+    await store.claim(standing("much little", limit=4))
+    much, little = new_tasks(5, "much"), new_task("little")
+    await store.add([*much, little])
+    _, leases = await desk.answers.get()
+    assert ids_of(list(leases)) == [each.id for each in much[:2]]
+    assert little.id in ids_of(await take(store, "much little", limit=2))
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -16,7 +16,8 @@ end
 
 -- What the heads have in common: an array of seven; due now, no failure yet.
 local head, rest = '\151', pack(now, '', 0, 0, 0, 0)
-local created = now
+local created, by_bucket, lanes = now, {[0] = {}, {}, {}, {}}, {[0] = 0, 0, 0, 0}
+local seen = {}
 for _, group in ipairs(groups) do
   local lane, ids, specs = unpack(group)
   local records, pairs_, entries = {}, {}, {}
@@ -27,10 +28,25 @@ for _, group in ipairs(groups) do
     created = created + 1
   end
   call('MSET', unpack(pairs_))
-  local given = hand_out(lane, ids, records)
-  if given < #ids then
-    call('ZADD', P .. 'q:' .. lane, unpack(entries, 2 * given + 1))
-    activate(lane)
+  local bucket = tonumber(string.sub(lane, 1, 1))
+  table.insert(by_bucket[bucket], {lane, ids, records, entries})
+  if not seen[lane] then
+    seen[lane], lanes[bucket] = true, lanes[bucket] + 1
+  end
+end
+
+-- By bucket, and nothing is handed out while something of a higher one waits: a claim is to choose among them.
+local waits = false
+for bucket = 3, 0, -1 do
+  local may_be_given = not waits
+  for _, group in ipairs(by_bucket[bucket]) do
+    local lane, ids, records, entries = unpack(group)
+    local given = may_be_given and hand_out(lane, ids, records, lanes[bucket]) or 0
+    if given < #ids then
+      waits = true
+      call('ZADD', P .. 'q:' .. lane, unpack(entries, 2 * given + 1))
+      activate(lane)
+    end
   end
 end
 return 1

@@ -33,8 +33,9 @@ end
 local TRIES = 3
 
 -- Lease new tasks of a name to claims that stand, and tell their workers; how many of them, from the first. Nothing overtakes
--- what waits in the lane: first in, first out.
-local function hand_out(lane, ids, records)
+-- what waits in the lane: first in, first out. Where several lanes share what comes, none takes all that a claim has room
+-- for: its worker claims for the rest of it, by turns.
+local function hand_out(lane, ids, records, lanes)
   local name, given = string.sub(lane, 4), 0
   for try = 1, TRIES do
     -- Any will do: of idle workers each has its turn.
@@ -46,7 +47,7 @@ local function hand_out(lane, ids, records)
     if claim then
       local worker, limit, lasting, nonce, line = unpack(claim)
       local mine, message = {}, {nonce, worker, now}
-      for i = given + 1, math.min(given + limit, #ids) do
+      for i = given + 1, math.min(given + math.ceil(limit / lanes), #ids) do
         mine[#mine + 1] = ids[i]
         message[#message + 1] = ids[i]
         message[#message + 1] = records[i]
