@@ -78,6 +78,20 @@ async def test_more_than_it_takes_wait(store: Store, desk: Desk) -> None:
     assert ids_of(await take(store)) == ids[2:]
 
 
+@pytest.mark.parametrize("kilobytes, handed_out", [(80, 3), (100, 2), (200, 1), (300, 0)])
+async def test_what_is_large_waits_for_a_claim(
+    store: Store, desk: Desk, kilobytes: int, handed_out: int
+) -> None:
+    # A listener who is sent tens of megabytes before it has read them is cut off.
+    await store.claim(standing())
+    ids = await store.add(new_tasks(3, input=b"1" * kilobytes * 1024))
+    if handed_out:
+        _, leases = await desk.answers.get()
+        assert ids_of(list(leases)) == ids[:handed_out]
+    assert ids_of(await take(store)) == ids[handed_out:]
+    assert desk.answers.empty()
+
+
 async def test_nothing_overtakes_what_waits(store: Store, desk: Desk) -> None:
     # The one that waits came while the claim stood, and couldn't be handed out: it has a key.
     await store.claim(standing())

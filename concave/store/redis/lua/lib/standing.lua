@@ -31,6 +31,8 @@ local function standing_at(desk, value, name)
 end
 
 local TRIES = 3
+-- Bytes of records that a message holds. Redis cuts off a listener for whom much lies about, and a cluster tells all its nodes.
+local LARGEST_MESSAGE = 262144
 
 -- Lease new tasks of a name to claims that stand, and tell their workers; how many of them, from the first. Nothing overtakes
 -- what waits in the lane: first in, first out. Where several lanes share what comes, none takes all that a claim has room
@@ -38,6 +40,9 @@ local TRIES = 3
 local function hand_out(lane, ids, records, lanes)
   local name, given = string.sub(lane, 4), 0
   for try = 1, TRIES do
+    if #records[given + 1] > LARGEST_MESSAGE then
+      break
+    end
     -- Any will do: of idle workers each has its turn.
     local desk, value = unpack(call('HRANDFIELD', P .. 'standing', 1, 'WITHVALUES'))
     if not desk or (try == 1 and call('EXISTS', P .. 'q:' .. lane) == 1) then
@@ -46,8 +51,12 @@ local function hand_out(lane, ids, records, lanes)
     local claim = standing_at(desk, value, name)
     if claim then
       local worker, limit, lasting, nonce, line = unpack(claim)
-      local mine, message = {}, {nonce, worker, now}
+      local mine, message, size = {}, {nonce, worker, now}, 0
       for i = given + 1, math.min(given + math.ceil(limit / lanes), #ids) do
+        size = size + #records[i]
+        if size > LARGEST_MESSAGE then
+          break
+        end
         mine[#mine + 1] = ids[i]
         message[#message + 1] = ids[i]
         message[#message + 1] = records[i]
