@@ -87,7 +87,8 @@ class Claims:
         if room <= 0 or not self.names:
             return _withdrawn(line.standing)
         alone = self._runs.suspects == 0 and not any(claim.suspects for claim in others)
-        line.aborted.clear()
+        if line.standing is None:
+            line.aborted.clear()
         return Claim(
             worker_id=self._worker_id,
             names=self._names,

@@ -314,7 +314,7 @@ class TaskWorker:
         if task_id is None or self._runs.abort(task_id):
             return
         for line in self._lines:  # the word may come before the task
-            if line.unanswered is not None:
+            if line.open is not None:
                 line.aborted.add(task_id)
 
     def _on_answer(self, nonce: str, leases: Sequence[Lease]) -> None:

@@ -81,6 +81,30 @@ async def test_an_answer_that_got_lost_is_heard_with_the_next_claim(
     assert len({wanted.nonce for wanted in claims_of(spied)[:2]}) == 1
 
 
+async def test_a_word_to_stop_counts_for_a_task_whose_answer_got_lost(
+    timed_kv: RedisKV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, lost, told = list[str](), asyncio.Event(), asyncio.Event()
+    on_abort = TaskWorker._on_abort
+
+    def hear(self: TaskWorker, task_id: str | None) -> None:
+        on_abort(self, task_id)
+        told.set()
+
+    monkeypatch.setattr(TaskWorker, "_on_answer", lambda *_: lost.set())
+    monkeypatch.setattr(TaskWorker, "_on_abort", hear)
+    job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, job) as worker:
+        await spied.script.called("claim", 1)
+        task_id = await scheduler.enqueue(job)
+        await lost.wait()
+        assert await timed_kv.store.abort(task_id)
+        await told.wait()
+        worker._on_work(None)
+        assert (await ended(timed_kv, task_id)).status == "cancelled"
+    assert ran == []
+
+
 @pytest.mark.parametrize("fails", [False, True])
 async def test_an_answer_that_comes_while_its_claim_is_made_again_counts_once(
     timed_kv: RedisKV, fails: bool, monkeypatch: pytest.MonkeyPatch
