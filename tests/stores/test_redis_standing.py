@@ -166,6 +166,17 @@ async def test_a_worker_that_has_not_claimed_for_long_gets_nothing(
     assert desk.answers.empty()
 
 
+async def test_what_dead_workers_left_is_forgotten_though_nothing_is_handed_out(
+    store: Store, redis_kv: RedisKV, redis: Redis, clock: FakeClock
+) -> None:
+    for number in range(5):
+        await store.claim(standing(desk=f"dead-{number}"))
+    clock.advance(60.1)
+    for _ in range(5):
+        await store.claim(standing())
+    assert await redis.hkeys(f"{{{redis_kv.prefix}}}:standing") == [b"desk"]
+
+
 async def test_an_entry_that_nobody_can_read_harms_nothing(
     store: Store, desk: Desk, redis_kv: RedisKV, redis: Redis
 ) -> None:

@@ -1,8 +1,26 @@
 -- Claims that found nothing and stand. A task that comes along is leased to one of them in the step that adds it, and its
 -- worker gets it by message: that is one round trip less than to be told and then to claim.
 
+local function any_that_stands()
+  return unpack(call('HRANDFIELD', P .. 'standing', 1, 'WITHVALUES'))
+end
+
+-- [worker, limit, lease, nonce, line, until when it stands] of an entry, and where its names begin; nothing where its time is
+-- over, or nobody can read it.
+local function entry_of(value)
+  local sound, offset, entry = pcall(unpack_one, value)
+  if sound and type(entry) == 'table' and (tonumber(entry[6]) or 0) >= now then
+    return entry, offset
+  end
+end
+
 -- names: "\n", and each name without a cap with a "\n" behind it.
 local function stand(claim, names)
+  -- What dead workers left goes bit by bit, also where nothing is added that could be handed out.
+  local gone, value = any_that_stands()
+  if gone and not entry_of(value) then
+    call('HDEL', P .. 'standing', gone)
+  end
   local entry = pack({claim[1], claim[2], claim[3], claim[4], claim[6], now + claim[8]})
   call('HSET', P .. 'standing', claim[7], entry .. names)
   call('PEXPIRE', P .. 'standing', ms(claim[8]))
@@ -15,11 +33,10 @@ local function hears(channel)
   return (tonumber(answer[2]) or 0) > 0
 end
 
--- The standing claim that an entry tells of, if it takes tasks of this name: [worker, limit, lease, nonce, line, until when it
--- stands]. It is no more after that.
+-- The standing claim that an entry tells of, if it takes tasks of this name. It is no more after that.
 local function standing_at(desk, value, name)
-  local sound, offset, entry = pcall(unpack_one, value)
-  if sound and type(entry) == 'table' and (tonumber(entry[6]) or 0) >= now and hears('leases:' .. desk) then
+  local entry, offset = entry_of(value)
+  if entry and hears('leases:' .. desk) then
     if not string.find(value, '\n' .. name .. '\n', offset + 1, true) then
       return nil
     end
@@ -44,7 +61,7 @@ local function hand_out(lane, ids, records, lanes)
       break
     end
     -- Any will do: of idle workers each has its turn.
-    local desk, value = unpack(call('HRANDFIELD', P .. 'standing', 1, 'WITHVALUES'))
+    local desk, value = any_that_stands()
     if not desk or (try == 1 and call('EXISTS', P .. 'q:' .. lane) == 1) then
       break
     end
