@@ -19,6 +19,7 @@ __all__ = ["Conditions", "Tags"]
 
 TAG = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 ANY = "*"
+CONDITIONAL = {b"if-match", b"if-none-match"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +58,8 @@ class Conditions(NamedTuple):
     @classmethod
     def of(cls, headers: Headers) -> Conditions:
         """The conditions of a request. Raises `Problem` 400 for what isn't a list of ETags."""
+        if CONDITIONAL.isdisjoint([name for name, _ in headers.raw]):  # one look in place of two
+            return UNCONDITIONAL
         return cls(*(_tags(name, headers.getlist(name)) for name in ("if-match", "if-none-match")))
 
     @property
@@ -76,6 +79,9 @@ class Conditions(NamedTuple):
         """Whether If-None-Match has it: to read it again tells the client nothing new."""
         known = self.if_none_match
         return known is not None and (known == (ANY,) or tag in {each.removeprefix("W/") for each in known})
+
+
+UNCONDITIONAL = Conditions()
 
 
 def changed() -> Problem:

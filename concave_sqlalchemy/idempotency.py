@@ -30,6 +30,7 @@ from concave_sqlalchemy.writing.call import Answer, IdempotencyKey
 __all__ = ["Expiry", "Records", "in_flight", "key_of"]
 
 HEADER: Final = "idempotency-key"
+RAW_HEADER: Final = HEADER.encode()
 KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 EXPIRED_AT_ONCE: Final = 100
 
@@ -52,9 +53,9 @@ CLEAR = delete(idempotency_table).where(
 
 async def key_of(request: Request, *, resource: str, user: Any) -> IdempotencyKey | None:
     """The key of a request, if it has one. Raises `Problem` 400 for what isn't 1 to 255 visible ASCII characters."""
-    given = request.headers.getlist(HEADER)
-    if not given:
+    if RAW_HEADER not in [name for name, _ in request.headers.raw]:
         return None
+    given = request.headers.getlist(HEADER)
     # The draft standard has it in quotes, and most clients don't.
     key = given[0].removeprefix('"').removesuffix('"') if len(given[0]) > 1 else given[0]
     if len(given) > 1 or not KEY.fullmatch(key):
@@ -103,7 +104,7 @@ class Records:
                 id=key.id,
                 fingerprint=key.fingerprint,
                 status=answer.status,
-                headers=to_json(answer.headers).decode(),
+                headers=to_json(dict(answer.headers)).decode(),
                 body=answer.body,
                 expires_at=database_time() + self.ttl,
             )

@@ -31,6 +31,8 @@ class Key:
     """The columns that tell rows apart: unique together, never NULL."""
 
     fields: tuple[ResourceField, ...]
+    names: tuple[str, ...]
+    """Their names."""
     adapters: tuple[TypeAdapter[Any], ...]
     condition: ColumnElement[bool]
     """``WHERE`` it is this row, with parameters that `parameters` names: statements with it are built once."""
@@ -42,12 +44,8 @@ class Key:
             field.column == bindparam(_parameter(at), type_=field.column.type)
             for at, field in enumerate(fields)
         ]
-        return cls(tuple(fields), tuple(TypeAdapter(field.type) for field in fields), and_(*named))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The fields' names."""
-        return tuple(field.name for field in self.fields)
+        names = tuple(field.name for field in fields)
+        return cls(tuple(fields), names, tuple(TypeAdapter(field.type) for field in fields), and_(*named))
 
     @property
     def columns(self) -> tuple[Column[Any], ...]:
@@ -60,7 +58,7 @@ class Key:
 
     def of_row(self, row: Mapping[str, Any]) -> KeyValue:
         """The key of a row, which is a dict by field name."""
-        return tuple(row[field.name] for field in self.fields)
+        return tuple([row[name] for name in self.names])
 
     def part_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row without anything but its key."""
@@ -75,6 +73,8 @@ class Key:
 
     def render(self, key: KeyValue) -> str:
         """A key as part of a path, escaped: what `read` takes back."""
+        if len(key) == 1 and type(key[0]) is int:  # the usual one, which has nothing to escape
+            return str(key[0])
         return ",".join(quote(_text(value), safe="") for value in key)
 
     def plain(self, key: KeyValue) -> Any:

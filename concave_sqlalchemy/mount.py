@@ -33,10 +33,11 @@ class ResourceRoute(Mount):
         """Whether a request is for this path or below it."""
         if scope["type"] != "http":
             return Match.NONE, {}
-        match, child = super().matches(scope)
-        if match is Match.NONE:
-            match, child = super().matches({**scope, "path": scope["path"] + "/"})
-        return match, child
+        if route_path(scope) != self.path:  # told without a regular expression that fails first
+            match, child = super().matches(scope)
+            if match is not Match.NONE:
+                return match, child
+        return super().matches({**scope, "path": scope["path"] + "/"})
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path by this route's name, which is the last part of its path; with ``path=`` of what is below it."""

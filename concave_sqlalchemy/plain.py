@@ -6,14 +6,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
-__all__ = ["PlainSession", "plain_engine"]
+__all__ = ["PlainSession", "listeners_of_all", "plain_engine"]
+
+Listeners: TypeAlias = tuple[Any, ...]
 
 T = TypeVar("T")
 
@@ -33,11 +35,15 @@ EVENTS: Final = (
 """What listeners may do to a session that has no objects: set a tenant as it begins, say."""
 
 
-def plain_engine(sessions: Any, probe: Session) -> Engine | None:
+def listeners_of_all() -> Listeners:
+    """The listeners that every `Session` has, now and later: they are true once there are any."""
+    return tuple(getattr(Session().dispatch, each) for each in EVENTS)
+
+
+def plain_engine(sessions: Any, listeners: Listeners) -> Engine | None:
     """The engine whose connections do all that these sessions do; None where the sessions do more.
 
-    Asked anew for each transaction, since a factory may be configured, and a listener be added, at any time. `probe` is any
-    `Session`: it has the listeners that all have.
+    Asked anew for each transaction, since a factory may be configured, and a listener be added, at any time.
     """
     if not isinstance(sessions, async_sessionmaker):
         return None
@@ -47,8 +53,7 @@ def plain_engine(sessions: Any, probe: Session) -> Engine | None:
     bind = sessions.kw.get("bind")
     if not isinstance(bind, AsyncEngine) or not sessions.kw.keys() <= WITHOUT_EFFECT:
         return None
-    listeners = probe.dispatch
-    return None if any(getattr(listeners, each) for each in EVENTS) else bind.sync_engine
+    return None if any(listeners) else bind.sync_engine
 
 
 class _Core:

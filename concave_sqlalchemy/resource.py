@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import Table
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -19,7 +20,7 @@ from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks
 from concave_sqlalchemy import idempotency
 from concave_sqlalchemy.aggregates import PARAMETERS as AGGREGATE_PARAMETERS
-from concave_sqlalchemy.body import limited, read_object
+from concave_sqlalchemy.body import Incoming, read_object
 from concave_sqlalchemy.etags import Conditions, Tags
 from concave_sqlalchemy.fields import FieldName, ResourceField, fields_of, table_of
 from concave_sqlalchemy.filters import FilterOperator
@@ -34,12 +35,12 @@ from concave_sqlalchemy.pagination.request import flag, only, read_page_request
 from concave_sqlalchemy.policy import Allowed, Fields
 from concave_sqlalchemy.problems import Problem, problem_response
 from concave_sqlalchemy.reading import Reading
-from concave_sqlalchemy.responses import allow, answered, as_json, conditional, json_response
+from concave_sqlalchemy.responses import allow, conditional
 from concave_sqlalchemy.schema import RowSchema
 from concave_sqlalchemy.scopes import OPEN, Access, Action, Scopes, Where
 from concave_sqlalchemy.transactions import Sessions
 from concave_sqlalchemy.writing.batches import Batches
-from concave_sqlalchemy.writing.call import Call
+from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
 from concave_sqlalchemy.writing.upserts import PARAMETER, Upserts
@@ -114,7 +115,8 @@ class Resource:
         """Answer one HTTP request."""
         if scope["type"] != "http":
             raise ConfigurationError(f"a resource answers http, not {scope['type']}")
-        request = Request(scope, limited(scope, receive, self._max_body))
+        request = Request(scope, Incoming(scope, receive, self._max_body))
+        response: Answer | Response
         try:
             response = await self._answer(request, route_path(scope))
         except Problem as problem:
@@ -128,8 +130,8 @@ class Resource:
             response = problem_response(Problem(500, "something went wrong here"))
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request, path: str) -> Response:
-        user = await self._user_of(request)
+    async def _answer(self, request: Request, path: str) -> Answer:
+        user = None if self._user is None else await _user_of(self._user, request)
         match path:
             case "" | "/":
                 return await self._collection(request, user)
@@ -137,45 +139,46 @@ class Resource:
                 allow(request, "GET")
                 query = _query(request, {"filter"})
                 where = (await self._access(user, "read"))["read"]
-                return as_json({"count": await self._reading.count(query.get("filter", ""), where=where)})
+                count = await self._reading.count(query.get("filter", ""), where=where)
+                return Answer(200, to_json({"count": count}))
             case "/batch":
                 return await self._batch(request, user)
             case "/aggregate":
                 allow(request, "GET")
                 query = _query(request, AGGREGATE_PARAMETERS)
                 where = (await self._access(user, "read"))["read"]
-                return json_response(await self._reading.aggregate(query, where=where))
+                return Answer(200, await self._reading.aggregate(query, where=where))
             case _:
                 return await self._item(request, user, path_id(request.scope))
 
-    async def _collection(self, request: Request, user: Any) -> Response:
+    async def _collection(self, request: Request, user: Any) -> Answer:
         allow(request, "GET", "POST")
         if request.method == "POST":
             unique = self._unique(request)
             body = await read_object(request)
             if unique:
                 call = await self._call(request, user, "create", "update")
-                return answered(await self._upserts.one(call, body, unique))
+                return await self._upserts.one(call, body, unique)
             call = await self._call(request, user, "create")
-            return answered(await self._writing.create(call, body))
+            return await self._writing.create(call, body)
         wanted = read_page_request(
             request.query_params, default_limit=self._default_limit, max_limit=self._max_limit
         )
         access = await self._access(user, "read")
-        return json_response(await self._reading.page(wanted, where=access["read"]))
+        return Answer(200, await self._reading.page(wanted, where=access["read"]))
 
-    async def _batch(self, request: Request, user: Any) -> Response:
+    async def _batch(self, request: Request, user: Any) -> Answer:
         allow(request, "POST", "PATCH", "DELETE")
         if request.method == "POST":
             unique = self._unique(request)
             body = await read_object(request)
             call = await self._call(request, user, *(("create", "update") if unique else ("create",)))
-            return answered(await self._batches.create(call, body, unique=unique))
+            return await self._batches.create(call, body, unique=unique)
         where = self._named(_query(request, {"all", "filter"}))
         if request.method == "DELETE":
-            return answered(await self._batches.delete(await self._call(request, user, "delete"), where))
+            return await self._batches.delete(await self._call(request, user, "delete"), where)
         body = await read_object(request, is_patch=True)
-        return answered(await self._batches.update(await self._call(request, user, "update"), where, body))
+        return await self._batches.update(await self._call(request, user, "update"), where, body)
 
     def _unique(self, request: Request) -> tuple[ResourceField, ...]:
         """The fields that an upsert goes by; none where it is not one."""
@@ -193,7 +196,7 @@ class Resource:
             )
         return where
 
-    async def _item(self, request: Request, user: Any, text: str) -> Response:
+    async def _item(self, request: Request, user: Any, text: str) -> Answer:
         allow(request, "GET", "PATCH", "PUT", "DELETE")
         is_read = request.method in {"GET", "HEAD"}
         query = _query(request, {"select"} if is_read else ())
@@ -205,25 +208,20 @@ class Resource:
             return conditional(conditions, row, tag)
         if request.method == "DELETE":
             call = await self._call(request, user, "delete")
-            return answered(await self._writing.delete(call, key))
+            return await self._writing.delete(call, key)
         body = await read_object(request, is_patch=request.method == "PATCH")
         call = await self._call(request, user, "update")
         manner: Manner = "replace" if request.method == "PUT" else "merge"
-        return answered(await self._writing.update(call, key, body, manner))
+        return await self._writing.update(call, key, body, manner)
 
     async def _call(self, request: Request, user: Any, *actions: Action) -> Call:
         conditions = Conditions.of(request.headers)
         key = await idempotency.key_of(request, resource=self._name, user=user)
-        return Call(request, user, await self._access(user, "read", *actions), conditions, key)
+        access = OPEN if self._scopes is None else await self._scopes.of(user, "read", *actions)
+        return Call(request, user, access, conditions, key)
 
     async def _access(self, user: Any, *actions: Action) -> Access:
         return OPEN if self._scopes is None else await self._scopes.of(user, *actions)
-
-    async def _user_of(self, request: Request) -> Any:
-        if self._user is None:
-            return None
-        user = self._user(request)
-        return await user if inspect.isawaitable(user) else user
 
 
 def use_resource(
@@ -341,6 +339,11 @@ def _writing(
     hooked = hooks.uses_session and hooks != ResourceHooks()
     performer = Performer(table.name, outbox, hooked=hooked, records=records)
     return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
+
+
+async def _user_of(told_by: Callable[[Request], Any], request: Request) -> Any:
+    user = told_by(request)
+    return await user if inspect.isawaitable(user) else user
 
 
 def _query(request: Request, known: Collection[str]) -> Mapping[str, str]:

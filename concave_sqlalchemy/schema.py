@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_json
@@ -49,6 +49,8 @@ class RowSchema:
     """What may be written to a table, by whom."""
 
     fields: tuple[ResourceField, ...]
+    columns: Mapping[str, str]
+    """What SQLAlchemy calls each field's column."""
     create: BodyModel
     """A client's new row."""
     patch: BodyModel
@@ -91,6 +93,7 @@ class RowSchema:
         patch = _model(f"{name}Patch", changeable, optional=_always)
         return cls(
             fields=every,
+            columns={field.name: field.column.key for field in every},
             create=BodyModel(
                 _model(f"{name}Create", settable, optional=_has_default),
                 _model(f"{name}Draft", settable, optional=_always),
@@ -139,8 +142,12 @@ class RowSchema:
 
     def for_database(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Values by column, as SQLAlchemy takes them."""
-        by_name = {field.name: field for field in self.fields}
-        return {by_name[name].column.key: _sql_value(by_name[name], value) for name, value in data.items()}
+        values = {self.columns[name]: value for name, value in data.items()}
+        for name in self.json:
+            # None in a JSON column is SQL's NULL, as everywhere else, rather than JSON's.
+            if name in data and data[name] is None:
+                values[self.columns[name]] = null()
+        return values
 
     def row_of(self, found: RowMapping | Mapping[str, Any]) -> dict[str, Any]:
         """A row, or some fields of it, as hooks see it."""
@@ -188,15 +195,10 @@ def _has_default(field: ResourceField) -> bool:
 
 
 def _given(model: BaseModel) -> Validated:
-    named = type(model).model_fields
-    return {str(named[name].alias): getattr(model, name) for name in model.model_fields_set}
+    fields, values = type(model).__pydantic_fields__, vars(model)
+    return {cast("str", fields[name].alias): values[name] for name in model.model_fields_set}
 
 
 def _is_zoned(field: ResourceField) -> bool:
     kind = bare_type(field.column.type)
     return isinstance(kind, DateTime) and kind.timezone
-
-
-def _sql_value(field: ResourceField, value: Any) -> Any:
-    # None in a JSON column is SQL's NULL, as everywhere else, rather than JSON's.
-    return null() if value is None and isinstance(bare_type(field.column.type), JSON) else value

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 from concave.errors import ConfigurationError
-from concave_sqlalchemy.plain import PlainSession, plain_engine
+from concave_sqlalchemy.plain import PlainSession, listeners_of_all, plain_engine
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.threads import SessionInThreads, threads_for
 
@@ -41,7 +41,7 @@ class Transactions:
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._begins_by_itself = False
-        self._probe = Session()
+        self._listeners = listeners_of_all()
         if isinstance(sessions, sessionmaker) and self.engine is not None:
             threads_for(self.engine)  # told now where it can't be
 
@@ -114,6 +114,20 @@ class Transactions:
                 await asyncio.shield(asyncio.ensure_future(session.close()))
                 raise
 
+    async def write(self, work: Callable[[Session], Result]) -> Result:
+        """What `work` writes, and first of all writes, in a transaction of its own; committed when it returns.
+
+        It runs in one go, as in `read`.
+        """
+        session = self._session()
+        async with self._turn(), self._gate(session):
+            try:
+                return await session.run_sync(self._write_and_close, work)
+            except BaseException:
+                # As in `writing`.
+                await asyncio.shield(asyncio.ensure_future(session.close()))
+                raise
+
     async def read(self, work: Callable[[Session], Result]) -> Result:
         """What `work` reads, in a transaction of its own.
 
@@ -129,7 +143,7 @@ class Transactions:
 
     def _session(self, *, hooked: bool = False) -> AsyncSession:
         # Either of the others has as much of an AsyncSession as is used here.
-        engine = None if hooked else plain_engine(self._sessions, self._probe)
+        engine = None if hooked else plain_engine(self._sessions, self._listeners)
         if engine is not None:
             return cast("AsyncSession", PlainSession(engine))
         session = self._sessions()
@@ -166,6 +180,13 @@ class Transactions:
             _check_isolation(session.connection())
             self._begins_by_itself = True
         return transaction
+
+    def _write_and_close(self, session: Session, work: Callable[[Session], Result]) -> Result:
+        if not self._begins_by_itself:
+            self._begin(session, begins_with_write=True)
+        result = work(session)
+        _commit_and_close(session, None)
+        return result
 
     def _gate(self, session: AsyncSession) -> AbstractAsyncContextManager[Any]:
         """SQLite has one writer at a time: writers of this process queue here, fairly, instead of polling for the file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -35,18 +36,26 @@ class Write:
     ) -> None:
         self.session = session
         self.submissions: list[Submission] = []
-        self.ctx = HookContext(
-            user=user,
-            request=request,
-            session=session_for_hooks(session) if shares_session else None,
-            resource=resource,
-            request_id=_request_id(request),
-            enqueue=into(self._take),
-            in_thread=caller_in_threads(session),
-        )
+        self._user = user
+        self._request = request
+        self._resource = resource
+        self._shares_session = shares_session
         self._outbox = outbox
         self._sealed = False
         self._open = True
+
+    @cached_property
+    def ctx(self) -> HookContext:
+        """What hooks are told. Made when the first of them is."""
+        return HookContext(
+            user=self._user,
+            request=self._request,
+            session=session_for_hooks(self.session) if self._shares_session else None,
+            resource=self._resource,
+            request_id=_request_id(self._request),
+            enqueue=into(self._take),
+            in_thread=caller_in_threads(self.session),
+        )
 
     def seal(self) -> None:
         """There are all the tasks that there will be. Not for `flush` to say, which may run in a thread: one that came then was lost."""
@@ -89,5 +98,7 @@ class Write:
 
 def _request_id(request: Request) -> str | None:
     """What a middleware or the client calls the request."""
-    given = request.scope.get("state", {}).get("request_id") or request.headers.get("x-request-id")
+    given = request.scope.get("state", {}).get("request_id")
+    if not given and b"x-request-id" in [name for name, _ in request.headers.raw]:
+        given = request.headers.get("x-request-id")
     return None if given is None else str(given)[:MAX_REQUEST_ID]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
+from sqlalchemy.orm import Session
+
 from concave.failpoints import armed, reach
 from concave_sqlalchemy.idempotency import Records, in_flight
 from concave_sqlalchemy.outbox import Outbox
@@ -50,6 +52,11 @@ class Performer:
             return await self._perform(call, partial(self._once, call.key, work))
         finally:
             self.in_flight.discard(call.key.id)
+
+    async def perform_bare(self, work: Callable[[Session], Answer]) -> Answer:
+        """Do what a request asks for, in one go, where no hook runs and no key counts: nothing but the database is waited for."""
+        with database_errors():
+            return await self.outbox.transactions.write(work)
 
     async def _once(self, key: IdempotencyKey, work: Work, write: Write) -> Answer:
         answer = await self.records.begin(write.session, key)

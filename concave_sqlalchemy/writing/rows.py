@@ -61,7 +61,7 @@ class Rows:
     async def locked(self, session: AsyncSession, key: KeyValue, *, where: Where) -> Row:
         """A row that is about to be changed, so that it stays as it is until then; 404 where there is none within `where`."""
         statement = self._lock if where is None else self._lock.where(where)
-        return await self._one(session, statement, self._key.parameters(key))
+        return await session.run_sync(self._one, statement, self._key.parameters(key))
 
     async def all_locked(self, session: AsyncSession, where: Where, *, limit: int) -> list[Row]:
         """The rows that meet a condition, as many as `limit`, locked."""
@@ -103,10 +103,9 @@ class Rows:
             return data
         return {**data, self._version.name: 1}
 
-    async def insert(self, session: AsyncSession, data: Mapping[str, Any]) -> Row:
+    def insert(self, session: Session, data: Mapping[str, Any]) -> Row:
         """A new row."""
-        statement, values = self._given(self._insert, self._numbered(data))
-        return await self._one(session, statement, values)
+        return self._one(session, *self._given(self._insert, self._numbered(data)))
 
     async def update(
         self, session: AsyncSession, key: KeyValue, data: Mapping[str, Any], *, expected: Row | None = None
@@ -154,15 +153,15 @@ class Rows:
         parameters = {**values, **self._key.parameters(key)}
         # Tested by the very statement that changes it: also a hook, or a trigger of the database's, may have changed the row.
         if expected is None or self._version is None:
-            return await self._one(session, statement, parameters)
+            return await session.run_sync(self._one, statement, parameters)
         parameters[VERSION] = expected[self._version.name]
         found = (await session.execute(statement.where(self._same), parameters)).mappings().one_or_none()
         if found is None:
             raise changed()
         return self._row(found)
 
-    async def _one(self, session: AsyncSession, statement: Any, parameters: Mapping[str, Any]) -> Row:
-        found = await session.run_sync(_executed, statement, parameters)
+    def _one(self, session: Session, statement: Any, parameters: Mapping[str, Any]) -> Row:
+        found = session.execute(statement, parameters).one_or_none()
         if found is None:
             raise Problem(404, "there is no such row")
         return self._row(dict(zip(self._names, found, strict=True)))
@@ -180,11 +179,6 @@ def _insert_of(dialect: str) -> Any:
     from sqlalchemy.dialects.sqlite import insert as of_sqlite
 
     return of_sqlite
-
-
-def _executed(session: Session, statement: Any, parameters: Mapping[str, Any]) -> Any:
-    """The one row of a statement, or None."""
-    return session.execute(statement, parameters).one_or_none()
 
 
 def _returned(column: Column[Any]) -> ColumnElement[Any]:

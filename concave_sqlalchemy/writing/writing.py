@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
+from concave.failpoints import armed
 from concave_sqlalchemy.etags import Conditions, Tags
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.problems import Problem, in_header
-from concave_sqlalchemy.scopes import Where, both, is_denied
+from concave_sqlalchemy.scopes import OPEN, Where, both, is_denied
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.perform import Performer
@@ -21,6 +23,8 @@ __all__ = ["Writing", "created", "updated"]
 
 SAFE: Final = "/:@!$&'()*+,;=~"
 """What a path may hold as it is."""
+PLAIN: Final = re.compile(r"[a-z0-9/_-]*", re.IGNORECASE | re.ASCII)
+"""A path of nothing else, as most are: that is told far sooner than what to escape."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +43,10 @@ class Writing:
         if is_denied(call.access["create"]):
             raise Problem(403, "you may not create rows here")
         given = self.verbs.read_new(body)
+        if self.verbs.is_create_bare and call.access is OPEN and call.key is None and not armed:
+            return await self.performer.perform_bare(
+                lambda session: created(call, self.verbs.create_bare(session, given))
+            )
 
         async def work(write: Write) -> Answer:
             return created(call, await self.verbs.create(write, given, access=call.access))
@@ -90,13 +98,17 @@ class Writing:
 def created(call: Call, row: Shown) -> Answer:
     """What is answered to a new row: where it is, too."""
     # Not of `request.url`, which takes longer than all the rest of this.
-    location = f"{quote(call.request.scope['path'].rstrip('/'), safe=SAFE)}/{row.path}"
+    location = f"{_quoted(call.request.scope['path'].rstrip('/'))}/{row.path}"
     return Answer(201, row.body, {"location": location, **_tagged(row)})
 
 
 def updated(row: Shown) -> Answer:
     """What is answered to a change."""
     return Answer(200, row.body, _tagged(row))
+
+
+def _quoted(path: str) -> str:
+    return path if PLAIN.fullmatch(path) else quote(path, safe=SAFE)
 
 
 def _tagged(row: Shown) -> Mapping[str, str]:

@@ -22,7 +22,7 @@ from concave import (
 from concave.tasks.submission import submission
 from concave_sqlalchemy import use_resource
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.plain import PlainSession, plain_engine
+from concave_sqlalchemy.plain import PlainSession, listeners_of_all, plain_engine
 from concave_sqlalchemy.relay import Submission
 from tests.sqlalchemy.support import client_for, database
 
@@ -45,7 +45,7 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
 
 
 def chosen(sessions: Any) -> Engine | None:
-    return plain_engine(sessions, Session())
+    return plain_engine(sessions, listeners_of_all())
 
 
 async def test_a_factory_that_only_binds_needs_no_session(engine: AsyncEngine) -> None:

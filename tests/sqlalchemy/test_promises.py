@@ -465,6 +465,34 @@ async def test_hooks_and_the_user_callable_may_read_the_body(engine: AsyncEngine
     assert [json.loads(each) for each in seen] == [NOTE] * 3
 
 
+async def test_a_body_that_the_user_callable_read_a_part_of_is_whole_for_the_resource(
+    engine: AsyncEngine,
+) -> None:
+    whole = json.dumps(NOTE).encode()
+    seen: list[bytes] = []
+
+    async def user(request: Request) -> None:
+        stream = request.stream()
+        seen.append(await anext(stream))
+        await stream.aclose()
+
+    async def after(ctx: HookContext, row: dict[str, Any]) -> None:
+        seen.append(await ctx.request.body())
+
+    async def in_parts() -> AsyncGenerator[bytes]:
+        yield whole[:7]
+        yield whole[7:]
+
+    resource = use_resource(
+        notes, session=async_sessionmaker(engine), hooks=ResourceHooks(on_after_create=after), user=user
+    )
+    async with client_of(resource) as client:
+        headers = {"content-type": "application/json"}
+        made = await client.post("/", content=in_parts(), headers=headers)
+    assert made.status_code == 201, made.text
+    assert b"".join(seen) == whole
+
+
 async def test_the_user_callable_cannot_be_made_to_read_a_huge_body(engine: AsyncEngine) -> None:
     async def user(request: Request) -> None:
         await request.body()
