@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import hmac
-import json
 import logging
 import math
 import os
 import secrets
 import uuid
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
+
+from pydantic_core import from_json, to_json
 
 from concave.errors import ConfigurationError
 from concave_sqlalchemy.problems import Problem
@@ -30,7 +31,8 @@ SIGNATURE: Final = 16
 
 PROCESS_SECRET: Final = secrets.token_bytes(32)
 
-ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+TO_PATH: Final = bytes.maketrans(b"+/", b"-_")
+FROM_PATH: Final = bytes.maketrans(b"-_", b"+/")
 
 MICROSECOND = dt.timedelta(microseconds=1)
 
@@ -60,7 +62,7 @@ class Cursors:
 
     def write(self, place: Sequence[Any], *, listed: Sequence[str]) -> str:
         """A cursor that stands for a place in the list that `listed` describes: its order, its filter."""
-        data = _dumped([_packed(value) for value in place])
+        data = to_json([_packed(value) for value in place])
         return _text(self._signature(data, listed) + data)
 
     def read(self, cursor: str, *, listed: Sequence[str]) -> list[Any]:
@@ -68,17 +70,17 @@ class Cursors:
         try:
             if len(cursor) > MAX_CURSOR:
                 raise ValueError("too long")
-            raw = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+            raw = a2b_base64(cursor.encode("ascii").translate(FROM_PATH) + b"==")
         except ValueError as error:
             raise self._refusal() from error
         signature, data = raw[:SIGNATURE], raw[SIGNATURE:]
         # Decoders forgive a lot; what was not written here, letter by letter, is not ours.
         if not hmac.compare_digest(signature, self._signature(data, listed)) or _text(raw) != cursor:
             raise self._refusal()
-        return [_unpacked(value) for value in json.loads(data)]
+        return [_unpacked(value) for value in from_json(data)]
 
     def _signature(self, data: bytes, listed: Sequence[str]) -> bytes:
-        signed = _dumped(["cursor", self.resource, *listed]) + b"\n" + data
+        signed = to_json(["cursor", self.resource, *listed]) + b"\n" + data
         return hmac.digest(self.secret, signed, "sha256")[:SIGNATURE]
 
     def _refusal(self) -> Problem:
@@ -98,12 +100,8 @@ class Cursors:
         )
 
 
-def _dumped(value: list[Any]) -> bytes:
-    return ENCODER.encode(value).encode()
-
-
 def _text(raw: bytes) -> str:
-    return urlsafe_b64encode(raw).decode().rstrip("=")
+    return b2a_base64(raw, newline=False).translate(TO_PATH).decode().rstrip("=")
 
 
 def _packed(value: Any) -> Any:
