@@ -22,6 +22,7 @@ from concave.clock import Clock, SystemClock
 from concave.errors import ConfigurationError
 from concave.store.redis import RedisStore
 from concave.store.redis.client import AT_ONCE, heeding_cancellation, mapped_errors
+from concave.store.redis.direct import DirectClient
 from concave.store.redis.topics import RedisTopics
 
 __all__ = ["RedisKV"]
@@ -153,7 +154,8 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
     plain = f"{scheme.partition('+')[0]}://{rest}"
     try:
         if kind == "sentinel":
-            return _behind_sentinels(plain, settings)
+            opened = _behind_sentinels(plain, settings)
+            return opened._replace(client=_direct(opened.client, options))
         if kind == "cluster":
             cluster = RedisCluster.from_url(plain, **settings)
             most = cluster.connection_kwargs["max_connections"]
@@ -166,7 +168,13 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
         # The error may quote from a password: one with a "/" in it reads like a port.
         reason = REASON if "@" in url else str(error)
         raise ConfigurationError(f"{_without_password(url)} is not a URL for Redis: {reason}") from None
-    return _Opened(single, listening.pubsub, (listening,), _room(single), settings["socket_timeout"])
+    client = _direct(single, options)
+    return _Opened(client, listening.pubsub, (listening,), _room(single), settings["socket_timeout"])
+
+
+def _direct(client: Any, options: dict[str, Any]) -> Any:
+    # A user's own retries are the client's to carry out, and a client may have but one connection, outside of its pool.
+    return client if options.keys() & {"retry", "single_connection_client"} else DirectClient(client)
 
 
 def _without_retries(kind: str) -> dict[str, Any]:

