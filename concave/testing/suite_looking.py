@@ -14,6 +14,7 @@ from concave.testing.suite_support import (
     SECOND,
     add,
     add_in_turn,
+    complete_all,
     found,
     ids_of,
     new_task,
@@ -129,6 +130,59 @@ class LookingSuite:
         for offset in (0, 1100, 1500, 2700):
             page = await found(store, created_after=low, created_before=high, limit=90, offset=offset)
             assert page == expected[offset : offset + 90]
+
+    async def test_tasks_that_were_completed_together_are_found_each_in_its_place(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        chance = random.Random(7)
+        created = await _completed_together(store, clock, 2500, chance)
+        expected = sorted(created, key=lambda each: created[each][1:], reverse=True)
+        assert await found(store, limit=3000) == expected
+        moments = sorted(moment for _, moment, _ in created.values())
+        for _ in range(150):
+            low, high = sorted(chance.sample(moments, 2))
+            names = chance.choice(((), ("n0",), ("n0", "n1")))
+            limit, offset = (
+                chance.randint(1, 200),
+                chance.choice((0, chance.randrange(300), chance.randrange(2500))),
+            )
+            query = Query(
+                names=names,
+                created_after=chance.choice((None, low)),
+                created_before=chance.choice((None, high)),
+                statuses=chance.choice(((), ("completed",), ("completed", "pending"))),
+            )
+            matching = [
+                task_id
+                for task_id in expected
+                if (not names or created[task_id][0] in names)
+                and (query.created_after is None or query.created_after < created[task_id][1])
+                and (query.created_before is None or query.created_before > created[task_id][1])
+            ]
+            page = await store.find(query._replace(limit=limit, offset=offset))
+            assert [record.id for record in page] == matching[offset : offset + limit]
+
+    async def test_tasks_that_were_completed_together_expire_in_their_time(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        brief = await store.add(new_tasks(4, retention=Retention(completed=SECOND)))
+        # Created at the same moments as those.
+        longer = await store.add(new_tasks(4, retention=Retention(completed=5 * SECOND)))
+        clock.advance_micros(10)
+        alone = await store.add(new_tasks(1, retention=Retention(completed=5 * SECOND)))
+        leases = await take(store)
+        late = leases.pop()
+        await complete_all(store, leases, Complete(b"1"))
+        clock.advance_micros(SECOND - 1)
+        await settle(store, late, Complete(b"1"))
+        pairs = zip(reversed(longer), reversed(brief), strict=True)
+        assert await found(store) == [*alone, *(task_id for pair in pairs for task_id in pair)]
+        clock.advance_micros(1)
+        assert await found(store) == [*alone, *longer[::-1]]
+        clock.advance(4)
+        assert await found(store) == alone
+        clock.advance(1)
+        assert await found(store) == []
 
     async def test_what_has_expired_leaves_no_gap_in_a_page(self, store: Store, clock: FakeClock) -> None:
         brief, lasting = Retention(completed=SECOND), Retention(completed=60 * SECOND)
@@ -251,3 +305,30 @@ async def _mixed_tasks(store: Store, clock: FakeClock, count: int) -> list[str]:
     for task_id in chance.sample(ids, count // 20):
         await store.cancel(task_id)
     return list(reversed(ids))
+
+
+async def _completed_together(
+    store: Store, clock: FakeClock, count: int, chance: random.Random
+) -> dict[str, tuple[str, int, str]]:
+    """Tasks of three names, created at moments near together and far apart, and completed many at a time in another order.
+
+    Of each its name, its creation and its id.
+    """
+    while count > 0:
+        some = min(count, chance.choice((1, 2, 50, 300)))
+        count -= some
+        await store.add(
+            [
+                new_task(f"n{chance.choice((0, 0, 0, 0, 0, 0, 1, 2))}", priority=chance.randrange(100))
+                for _ in range(some)
+            ]
+        )
+        clock.advance_micros(chance.choice((0, 10, SECOND // 2, SECOND, 300 * SECOND)))
+    created: dict[str, tuple[str, int, str]] = {}
+    while leases := await take(store, "n0 n1 n2", limit=chance.choice((1, 2, 30, 100, 400))):
+        created |= {
+            lease.task.id: (lease.task.name, lease.task.created_at, lease.task.id) for lease in leases
+        }
+        chance.shuffle(leases)
+        await complete_all(store, leases, Complete(b"1"))
+    return created

@@ -11,13 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
 from concave.store.redis.codec import MalformedRecordError, _values, read_record
 
 Scores = dict[str, dict[str, float]]
+
+SPAN = 1_000_000
+"""Microseconds within which tasks of a block were created, as `lua/lib/blocks.lua` has it."""
 
 
 async def check_for_leaks(redis_url: str, prefix: str) -> None:
@@ -60,6 +63,18 @@ async def drop_namespace(redis_url: str, prefix: str) -> None:
             await client.delete(*keys[start : start + 1000])
 
 
+class Block(NamedTuple):
+    """Completed tasks that are one member of an index, and the score of that."""
+
+    score: float
+    expires: int
+    size: int
+    span: int
+    ids: list[str]
+    ages: list[int]
+    """How much older each is than the newest."""
+
+
 @dataclass
 class Namespace:
     """All keys of a namespace, by what they are. A lane is a queue of one bucket, name and kind."""
@@ -73,6 +88,8 @@ class Namespace:
     damaged: set[str] = field(default_factory=set[str])
     """Tasks that nobody can read: what they leave behind can't be told from what they have."""
     batches: dict[str, tuple[float, list[str]]] = field(default_factory=dict[str, tuple[float, list[str]]])
+    blocks: dict[str, list[Block]] = field(default_factory=dict[str, list["Block"]])
+    """Of each index of blocks."""
 
     def problems(self) -> list[str]:
         found = [f"unknown key {name}" for name in self.other]
@@ -159,11 +176,17 @@ class Namespace:
             if self.zsets.get("ended", {}).get(batch, 0) > first:
                 found.append(f"batch {batch} expires before its time in the index")
         found += _differences("batches", self.zsets.get("ended", {}), self.batches)
-        indexed = {name: set(members) for name, members in self._of("x:").items() if name[0] in "cdx"}
+        indexed = {name: set(members) for name, members in self._of("x:").items() if name[0] in "bcdx"}
         for name in indexed.keys() | listed.keys():
             # What was revived or purged is left to its batch, which ends in its time.
             gone = set(listed[name]) - indexed.get(name, set()) if name[0] == "d" else set[str]()
             found += _differences(f"index {name}", indexed.get(name, ()), set(listed[name]) - gone)
+        found += [
+            f"{block} in {name}"
+            for name, blocks in self.blocks.items()
+            for block in blocks
+            if not _is_whole(block)
+        ]
         dead = {task for name, members in indexed.items() if name[0] == "d" for task in members}
         return found + _differences(
             "the dead", self.zsets.get("dead", {}).keys() - self.damaged, dead - self.damaged
@@ -178,6 +201,14 @@ class Namespace:
         found = _differences("schedules", self.zsets.get("sched", {}), bodies)
         found += [] if self.zsets.get("slots", {}) == enabled else ["slots are not those of the schedules"]
         return found
+
+
+def _is_whole(block: Block) -> bool:
+    return (
+        block.size == len(block.ids) == len(set(block.ids)) == len(block.ages)
+        and (min(block.ages), max(block.ages)) == (0, block.span)
+        and block.span <= SPAN
+    )
 
 
 def _differences(what: str, given: Iterable[str], expected: Iterable[str]) -> list[str]:
@@ -204,7 +235,13 @@ async def _read(client: Any, prefix: str) -> Namespace:
 
 async def _read_key(client: Any, namespace: Namespace, key: bytes, name: str, type_: str) -> None:
     kind = name.partition(":")[0]
-    if type_ == "zset":
+    if type_ == "zset" and name.startswith("x:b:"):
+        members = await client.zrange(key, 0, -1, withscores=True)
+        blocks = [_block(score, *_values(member)) for member, score in members]
+        namespace.blocks[name] = blocks
+        # Batches tell of blocks by their scores.
+        namespace.zsets[name] = {f"{block.score:.0f}": block.score for block in blocks}
+    elif type_ == "zset":
         namespace.zsets[name] = {
             member.decode(): score for member, score in await client.zrange(key, 0, -1, withscores=True)
         }
@@ -214,7 +251,11 @@ async def _read_key(client: Any, namespace: Namespace, key: bytes, name: str, ty
         }
     elif type_ == "list" and kind == "e":
         entries = [_values(entry) for entry in await client.lrange(key, 0, -1)]
-        members = [member.decode() for _, *ids in entries for member in ids]
+        members = [
+            member.decode() if isinstance(member, bytes) else str(member)
+            for _, *members in entries
+            for member in members
+        ]
         namespace.batches[name[2:]] = (entries[0][0], members)
     elif kind == "bad":
         namespace.damaged.add(name[4:])
@@ -231,3 +272,7 @@ async def _read_key(client: Any, namespace: Namespace, key: bytes, name: str, ty
         namespace.holders[name] = (_values(value)[0] if kind == "k" else value).decode()
     elif kind not in {"o", "s", "w", "lock"}:
         namespace.other.append(name)
+
+
+def _block(score: float, expires: int, size: int, span: int, *tasks: Any) -> Block:
+    return Block(score, expires, size, span, [task.decode() for task in tasks[::2]], list(tasks[1::2]))

@@ -1,8 +1,10 @@
 """Records that nobody can read: they are put aside, and harm no one."""
 
 import logging
+import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -28,6 +30,7 @@ from concave.testing.suite_support import (
     add,
     claim_of,
     claim_some,
+    complete_all,
     die,
     found,
     ids_of,
@@ -136,6 +139,43 @@ async def test_a_dead_record_that_is_damaged_is_passed_over(
     assert await store.purge(SECOND) == 1
     assert await store.dead_count() == 0
     assert await store.dead(10, 0) == []
+
+
+NO_BLOCKS = [
+    *DAMAGE,
+    pack(0),
+    b"".join(map(pack, [0, 2, 0, "only", 0])),
+    b"".join(map(pack, [0, 1, 0, 7, "aged"])),
+    b"".join(map(pack, [0, 10**9, 0])),
+    b"".join(map(pack, [0, 1, None, "nobody", 0])),
+    b"".join(map(pack, [0, 1, 0, "nobody", math.nan])),
+    b"".join(map(pack, [0, 1, math.nan, "nobody", math.inf])),
+    b"".join(map(pack, [0, 1, 0, "nobody", -math.inf])),
+]
+
+
+@pytest.mark.parametrize("damage", NO_BLOCKS)
+async def test_a_damaged_block_of_completed_tasks_is_passed_over(
+    redis_kv: RedisKV, redis: Redis, clock: FakeClock, damage: bytes
+) -> None:
+    store, kept = redis_kv.store, Retention(completed=10 * SECOND)
+    ids: list[str] = []
+    for _ in range(2):
+        ids += await store.add(new_tasks(4, retention=kept))
+        await complete_all(store, await take(store), Complete(b"1"))
+        clock.advance(1)
+    index = f"{{{redis_kv.prefix}}}:x:b:job"
+    blocks: Any = await redis.zrange(index, 0, -1, withscores=True)
+    first, score = blocks[0]
+    await redis.zrem(index, first)
+    await redis.zadd(index, {damage: score})
+    assert await found(store) == ids[:3:-1]
+    assert await found(store, offset=1, created_before=int(score) + SECOND) == ids[5:3:-1]
+    assert await found(store, offset=1001) == []
+    clock.advance(10)
+    await store.add(new_tasks(1))
+    assert await found(store, statuses=("completed",)) == []
+    assert await redis.zrange(index, 0, -1) == []
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -136,7 +136,7 @@ def packed_settlements(settlements: Sequence[Settlement]) -> tuple[bytes, bytes,
             indexes.append(index)
             ids.append(task.id)
             tokens.append(lease.token)
-            created.append(str(task.created_at))
+            created.append(task.created_at)
             results.append(packed(decision.result))
         else:
             in_rows.add(task.id)

@@ -150,8 +150,8 @@ class RedisStore:
             "find",
             pack(statuses),
             pack(list(dict.fromkeys(query.names))),
-            "-inf" if query.created_after is None else f"({query.created_after}",
-            "+inf" if query.created_before is None else f"({query.created_before}",
+            "" if query.created_after is None else query.created_after + 1,
+            "" if query.created_before is None else query.created_before - 1,
             query.limit,
             query.offset,
         )

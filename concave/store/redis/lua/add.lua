@@ -1,4 +1,4 @@
---! use base record waiting ending adding
+--! use base record waiting blocks ending adding
 -- Add tasks. ARGV[2]: msgpack [[id, spec, name, bucket, delay, at or false, idempotency key or false,
 -- debounce or false: [key, window, max_wait or false, sequence or false]], …]. Returns index, id, index, id … (from 1) of the submissions that
 -- stand as another task than themselves.

@@ -1,4 +1,4 @@
---! use base record waiting ending
+--! use base record waiting blocks ending
 -- Cancel a task that waits. ARGV[2]: its id. Returns 1, or 0 for one that runs, has ended or is unknown.
 
 local id = ARGV[2]

@@ -1,4 +1,4 @@
---! use base record ending
+--! use base record blocks ending
 -- Dead tasks, the latest first. ARGV[2]: limit. ARGV[3]: offset. Returns the time, then id, record, id, record …
 
 drop_all_expired()

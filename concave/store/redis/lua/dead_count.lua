@@ -1,4 +1,4 @@
---! use base record ending
+--! use base record blocks ending
 -- How many tasks are dead.
 
 drop_all_expired()

@@ -1,11 +1,11 @@
---! use base record waiting ending finding
+--! use base record waiting blocks ending finding
 -- Find tasks, newest first. ARGV[2]: msgpack of status letters, of p pending, s scheduled, r running, f failed, c completed,
--- d dead, x cancelled. ARGV[3]: msgpack of names, [] for all. ARGV[4], ARGV[5]: creation's bounds as ZRANGEBYSCORE takes
--- them. ARGV[6]: limit. ARGV[7]: offset.
+-- d dead, x cancelled. ARGV[3]: msgpack of names, [] for all. ARGV[4], ARGV[5]: the first and the last moment of creation,
+-- or "". ARGV[6]: limit. ARGV[7]: offset.
 -- Returns the time, then id, record, its entry in run, its progress, id, record …
 
 local statuses, names = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
-local low, high = ARGV[4], ARGV[5]
+local low, high = tonumber(ARGV[4]) or -math.huge, tonumber(ARGV[5]) or math.huge
 local limit, offset = tonumber(ARGV[6]), tonumber(ARGV[7])
 
 drop_all_expired()
@@ -25,9 +25,8 @@ for _, status in ipairs(statuses) do
     running = running_of(names, low, high)
   end
 end
-local top, skipped = descend_to(offset, high, sources, running)
-local ceiling = top and string.format('%.0f', top) or high
-local found = collect(sources, low, ceiling, offset - skipped + limit)
+local top, skipped = descend_to(offset, low, high, sources, running)
+local found = collect(sources, low, top or high, offset - skipped + limit)
 for _, each in ipairs(running) do
   if not top or each[1] <= top then
     found[#found + 1] = each

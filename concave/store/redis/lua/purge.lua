@@ -1,4 +1,4 @@
---! use base record waiting ending
+--! use base record waiting blocks ending
 -- Forget tasks that died long enough ago, 1,000 at most. ARGV[2]: how long. Returns how many were looked at, how many went.
 
 drop_all_expired()

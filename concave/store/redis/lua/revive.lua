@@ -1,4 +1,4 @@
---! use base record waiting ending
+--! use base record waiting blocks ending
 -- Turn a dead task into a new pending one. ARGV[2]: its id. ARGV[3]: the new id. Returns 1, or 0 where it isn't dead.
 
 local old, new = ARGV[2], ARGV[3]

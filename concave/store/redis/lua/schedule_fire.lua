@@ -1,4 +1,4 @@
---! use base record waiting ending adding
+--! use base record waiting blocks ending adding
 -- Fire a schedule if it still stands where the caller saw it. ARGV[2]: id. ARGV[3]: the slot it must stand at. ARGV[4]: the
 -- slot it moves to. ARGV[5]: its last run, or "" to leave it. ARGV[6]: tasks, as for add.lua. Returns 1, or 0.
 

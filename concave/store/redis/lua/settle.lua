@@ -1,4 +1,4 @@
---! use base record waiting ending leasing standing claiming settling
+--! use base record waiting blocks ending leasing standing claiming settling
 -- Carry out decisions about leased tasks, then claim.
 -- ARGV[2]: msgpack of completions, in columns: [[name, kept, [id, …], [nonce, …], [creation, …], [packed result, …]], …],
 -- each a group of one name, kept for the same time and without keys of their users.

@@ -13,11 +13,18 @@ local function drop_of(batch, limit)
       if next > now or dropped >= limit then
         break
       end
-      redis.pcall('ZREM', P .. 'x:' .. (status or '') .. ':' .. (name or ''), unpack(values, 2))
+      local x = P .. 'x:' .. (status or '') .. ':' .. (name or '')
+      if status == 'b' then
+        for i = 2, #values do
+          dropped = dropped + drop_blocks(x, values[i])
+        end
+      else
+        redis.pcall('ZREM', x, unpack(values, 2))
+        dropped = dropped + #values - 1
+      end
       if status == 'd' then
         redis.pcall('ZREM', P .. 'dead', unpack(values, 2))
       end
-      dropped = dropped + #values - 1
     end
     passed = passed + 1
   end
@@ -129,7 +136,8 @@ local function settle_keys(id, name, idempotency, debounce, lasting)
   end
 end
 
--- Enter ended tasks that are kept for the same time into the indexes of their name: pairs of creation and id, and the ids.
+-- Enter ended tasks that are kept for the same time into the indexes of their name: pairs of creation and id, and the ids; or
+-- blocks of them, as pairs of the newest creation and block, and the newest creations.
 local function index_ended(status, name, kept, pairs_, ids)
   -- Whoever makes entries drops more than it makes, so that the indexes never outgrow what is kept; and first, since an
   -- id that is in use again must not lose its new entry with its old one.
@@ -148,6 +156,17 @@ local function index_ended(status, name, kept, pairs_, ids)
   if kept > longest_kept then
     longest_kept = kept
     keep_for(P .. 'ended', kept + DAY)
+  end
+end
+
+-- Enter tasks that were completed together.
+local function index_completed(name, kept, ids, times)
+  local blocks, tops, pairs_, single = blocks_of(ids, times, now + kept)
+  if #tops > 0 then
+    index_ended('b', name, kept, blocks, tops)
+  end
+  if #single > 0 then
+    index_ended('c', name, kept, pairs_, single)
   end
 end
 

@@ -1,11 +1,12 @@
 -- Reading one listing out of many indexes that are each ordered by creation.
 
--- The indexes, that have anything within the bounds, of these statuses (but running ones) and names.
+-- The indexes, that have anything within the bounds, of these statuses (but running ones) and names. One of blocks may have
+-- nothing there after all.
 local function sources_of(statuses, names, low, high)
   local sources = {}
-  local function consider(key)
-    if call('ZCOUNT', key, low, high) > 0 then
-      sources[#sources + 1] = key
+  local function consider(key, blocks)
+    if call('ZCOUNT', key, whole(low), whole(blocks and high + SPAN or high)) > 0 then
+      sources[#sources + 1] = {key = key, blocks = blocks}
     end
   end
   for _, name in ipairs(names) do
@@ -17,6 +18,9 @@ local function sources_of(statuses, names, low, high)
         end
       elseif status ~= 'r' then
         consider(P .. 'x:' .. status .. ':' .. name)
+      end
+      if status == 'c' then
+        consider(P .. 'x:b:' .. name, true)
       end
     end
   end
@@ -49,11 +53,86 @@ local function all_names()
   return names
 end
 
+-- Blocks by their newest task, newest first, of those that may have tasks between two moments: `step` is called with the
+-- creation of the newest and the block until it returns true.
+local function each_block(key, low, high, step)
+  local at, some = 0, 4
+  while true do
+    local blocks = call('ZREVRANGEBYSCORE', key, whole(high + SPAN), whole(low), 'WITHSCORES', 'LIMIT', at, some)
+    for i = 1, #blocks, 2 do
+      if step(tonumber(blocks[i + 1]), blocks[i]) then
+        return
+      end
+    end
+    if #blocks < 2 * some then
+      return
+    end
+    at, some = at + some, math.min(2 * some, 1000)
+  end
+end
+
+-- How many of a block's tasks were created after `low` and not after `high`.
+local function count_within(block, newest, low, high)
+  local total, values = 0, values_of_block(block)
+  for i = 5, #values, 2 do
+    local created = newest - values[i]
+    if created > low and created <= high then
+      total = total + 1
+    end
+  end
+  return total
+end
+
+-- What is to be known for counting the tasks of blocks: of those that hold the newest `enough` tasks within the bounds, as
+-- rows of [newest, oldest, how many up to `high`, how many in the rows before, block]. Older ones are not known: those at or
+-- below the moment that is returned.
+local function sized_blocks(source, low, high, enough)
+  local rows, total, last = {}, 0, nil
+  each_block(source.key, low, high, function(newest, block)
+    local _, size, span = head_of_block(block)
+    if size and newest - span <= high then
+      size = newest <= high and size or count_within(block, newest, -math.huge, high)
+      rows[#rows + 1] = {newest, newest - span, size, total, block}
+      total = total + size
+    end
+    last = newest
+    return total > enough
+  end)
+  source.rows = rows
+  return total > enough and last or -math.huge
+end
+
+local function count_in_blocks(rows, moment, high)
+  -- Rows before `first` are of blocks that are too new to reach down to the moment.
+  local first, above = 1, #rows + 1
+  while first < above do
+    local middle = math.floor((first + above) / 2)
+    if rows[middle][1] > moment + SPAN then
+      first = middle + 1
+    else
+      above = middle
+    end
+  end
+  local total = rows[first] and rows[first][4] or #rows > 0 and rows[#rows][4] + rows[#rows][3] or 0
+  for i = first, #rows do
+    local newest, oldest, size, _, block = unpack(rows[i])
+    if newest <= moment then
+      break
+    end
+    total = total + (oldest > moment and size or count_within(block, newest, moment, high))
+  end
+  return total
+end
+
 -- How many tasks of the indexes were created after `moment`, and of the running ones, which stand newest first.
 local function count_above(moment, high, sources, running)
-  local total, above = 0, '(' .. string.format('%.0f', moment)
-  for _, key in ipairs(sources) do
-    total = total + call('ZCOUNT', key, above, high)
+  local total, above = 0, '(' .. whole(moment)
+  for _, source in ipairs(sources) do
+    if source.blocks then
+      total = total + count_in_blocks(source.rows, moment, high)
+    else
+      total = total + call('ZCOUNT', source.key, above, whole(high))
+    end
   end
   for _, each in ipairs(running) do
     if each[1] <= moment then
@@ -65,22 +144,30 @@ local function count_above(moment, high, sources, running)
 end
 
 -- For a page far down: an upper bound on creation above which at most `offset` tasks lie, and how many do. Found by halving
--- the time between the bounds, so that the tasks before the page are counted and never read. nil where nothing is skipped.
-local function descend_to(offset, high, sources, running)
+-- the time between the bounds, so that the tasks before the page are counted and never read, or read as blocks. nil where
+-- nothing is skipped.
+local function descend_to(offset, low, high, sources, running)
   if offset <= 1000 then
     return nil, 0
   end
-  local bottom, top = now, 0
+  local bottom, top, unknown = now, 0, -math.huge
   local function span(first, last)
     bottom, top = math.min(bottom, first), math.max(top, last)
   end
-  for _, key in ipairs(sources) do
-    span(first_score(key), tonumber(call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]))
+  for _, source in ipairs(sources) do
+    span(first_score(source.key), tonumber(call('ZREVRANGE', source.key, 0, 0, 'WITHSCORES')[2]))
+    if source.blocks then
+      unknown = math.max(unknown, sized_blocks(source, low, high, offset))
+    end
   end
   if #running > 0 then
     span(running[#running][1], running[1][1])
   end
-  -- Above `top` lies nothing; at or above `bottom` everything.
+  -- Above `top` lies nothing. `bottom` may be too high, and then more is read.
+  bottom = math.max(bottom, unknown)
+  if count_above(bottom, high, sources, running) <= offset then
+    top = bottom
+  end
   while top - bottom > 1 do
     local middle = math.floor((bottom + top) / 2)
     if count_above(middle, high, sources, running) > offset then
@@ -104,28 +191,45 @@ end
 -- than the last of them is asked for: of many sources, most have little or nothing to add.
 local function collect(sources, low, ceiling, wanted)
   local found, floor = {}, low
-  for _, key in ipairs(sources) do
-    local pairs_ = call('ZREVRANGEBYSCORE', key, ceiling, floor, 'WITHSCORES', 'LIMIT', 0, wanted)
-    for i = 1, #pairs_, 2 do
-      found[#found + 1] = {tonumber(pairs_[i + 1]), pairs_[i]}
-    end
+  local function raise_floor()
     if #found >= wanted and (floor == low or #found >= 1.5 * wanted) then
       table.sort(found, newest_first)
       for i = #found, wanted + 1, -1 do
         found[i] = nil
       end
-      floor = string.format('%.0f', found[wanted][1])
+      floor = found[wanted][1]
+    end
+  end
+  local function add_block(newest, block)
+    if newest < floor then
+      return true
+    end
+    local _, _, span = head_of_block(block)
+    if span and newest - span > ceiling then
+      return false
+    end
+    local values = values_of_block(block)
+    for i = 4, #values, 2 do
+      local created = newest - values[i + 1]
+      if created >= floor and created <= ceiling then
+        found[#found + 1] = {created, values[i]}
+      end
+    end
+    raise_floor()
+  end
+  for _, source in ipairs(sources) do
+    if source.blocks then
+      each_block(source.key, floor, ceiling, add_block)
+    else
+      local pairs_ =
+        call('ZREVRANGEBYSCORE', source.key, whole(ceiling), whole(floor), 'WITHSCORES', 'LIMIT', 0, wanted)
+      for i = 1, #pairs_, 2 do
+        found[#found + 1] = {tonumber(pairs_[i + 1]), pairs_[i]}
+      end
+      raise_floor()
     end
   end
   return found
-end
-
-local function within(created, low, high)
-  local function bound(text, default)
-    -- tonumber('inf') is a number: only what is behind a parenthesis is a bound.
-    return string.sub(text, 1, 1) == '(' and tonumber(string.sub(text, 2)) or default
-  end
-  return created > bound(low, -math.huge) and created < bound(high, math.huge)
 end
 
 -- [creation, id] of what runs, newest first. It has no index by creation: there is never more than the fleet has slots.
@@ -135,7 +239,7 @@ local function running_of(names, low, high)
     for _, id in ipairs(call('ZRANGE', P .. 'l:' .. name, 0, -1)) do
       local record = call('GET', P .. 't:' .. id)
       local head = record and readable(record)
-      if head and within(head[1], low, high) then
+      if head and head[1] >= low and head[1] <= high then
         running[#running + 1] = {head[1], id}
       end
     end

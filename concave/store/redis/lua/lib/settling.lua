@@ -37,7 +37,7 @@ local function complete_group(group, marks)
   if accepted == 0 then
     return
   end
-  local keys, done, pairs_ = {}, {}, {}
+  local keys, done, times = {}, {}, {}
   for i, id in ipairs(ids) do
     keys[i] = P .. 't:' .. id
   end
@@ -47,14 +47,14 @@ local function complete_group(group, marks)
     if runs[i] and records[i] then
       call('SET', keys[i], records[i] .. ending .. runs[i] .. results[i], 'PX', lasting)
       local n = #done + 1
-      done[n], pairs_[2 * n - 1], pairs_[2 * n] = id, created[i], id
+      done[n], times[n] = id, created[i]
       if kept < DAY then
         remember(id, id, created[i])
       end
     end
   end
   if #done > 0 then
-    index_ended('c', name, kept, pairs_, done)
+    index_completed(name, kept, done, times)
     ended[#ended + 1] = table.concat(done, '\n')
   end
 end
