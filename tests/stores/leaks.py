@@ -236,8 +236,10 @@ async def _read(client: Any, prefix: str) -> Namespace:
 async def _read_key(client: Any, namespace: Namespace, key: bytes, name: str, type_: str) -> None:
     kind = name.partition(":")[0]
     if type_ == "zset" and name.startswith("x:b:"):
-        members = await client.zrange(key, 0, -1, withscores=True)
-        blocks = [_block(score, *_values(member)) for member, score in members]
+        heads = await client.zrange(key, 0, -1, withscores=True)
+        tasks = await client.hgetall(key.replace(b"}:x:b:", b"}:y:"))
+        blocks = [_block(score, *_values(head), *_values(tasks.pop(head, b""))) for head, score in heads]
+        namespace.other += [f"{tasks} beside {name}"] if tasks else []
         namespace.blocks[name] = blocks
         # Batches tell of blocks by their scores.
         namespace.zsets[name] = {f"{block.score:.0f}": block.score for block in blocks}
@@ -245,6 +247,8 @@ async def _read_key(client: Any, namespace: Namespace, key: bytes, name: str, ty
         namespace.zsets[name] = {
             member.decode(): score for member, score in await client.zrange(key, 0, -1, withscores=True)
         }
+    elif kind == "y":
+        namespace.other += [] if f"x:b:{name[2:]}" in namespace.blocks else [name]
     elif type_ == "hash":
         namespace.hashes[name] = {
             member.decode(): value for member, value in (await client.hgetall(key)).items()
@@ -274,5 +278,6 @@ async def _read_key(client: Any, namespace: Namespace, key: bytes, name: str, ty
         namespace.other.append(name)
 
 
-def _block(score: float, expires: int, size: int, span: int, *tasks: Any) -> Block:
-    return Block(score, expires, size, span, [task.decode() for task in tasks[::2]], list(tasks[1::2]))
+def _block(score: float, expires: int, size: int, span: int, one: bytes, *tasks: Any) -> Block:
+    ids = [task.decode() for task in tasks[::2]]
+    return Block(score, expires, size, span, ids if one.decode() in ids else [], list(tasks[1::2]))

@@ -141,22 +141,34 @@ async def test_a_dead_record_that_is_damaged_is_passed_over(
     assert await store.dead(10, 0) == []
 
 
-NO_BLOCKS = [
-    *DAMAGE,
+NO_HEADS = [
     pack(0),
-    b"".join(map(pack, [0, 2, 0, "only", 0])),
-    b"".join(map(pack, [0, 1, 0, 7, "aged"])),
-    b"".join(map(pack, [0, 10**9, 0])),
-    b"".join(map(pack, [0, 1, None, "nobody", 0])),
-    b"".join(map(pack, [0, 1, 0, "nobody", math.nan])),
-    b"".join(map(pack, [0, 1, math.nan, "nobody", math.inf])),
-    b"".join(map(pack, [0, 1, 0, "nobody", -math.inf])),
+    *(
+        b"".join(map(pack, values))
+        for values in (
+            (0, 10**9, 0, "x"),
+            (0, 1, None, "x"),
+            (0, -1, -1, "x"),
+            (0, math.nan, math.nan, "x"),
+            (0, math.inf, -math.inf, "x"),
+        )
+    ),
+]
+NO_TASKS = [
+    b"".join(map(pack, values))
+    for values in (("x",), (7, 7), ("x", "y"), ("x", math.nan), ("x", math.inf, "y", -math.inf))
 ]
 
 
-@pytest.mark.parametrize("damage", NO_BLOCKS)
+@pytest.mark.parametrize(
+    "part, damage",
+    [
+        *(("head", damage) for damage in DAMAGE + NO_HEADS),
+        *(("tasks", damage) for damage in DAMAGE + NO_TASKS),
+    ],
+)
 async def test_a_damaged_block_of_completed_tasks_is_passed_over(
-    redis_kv: RedisKV, redis: Redis, clock: FakeClock, damage: bytes
+    redis_kv: RedisKV, redis: Redis, clock: FakeClock, part: str, damage: bytes
 ) -> None:
     store, kept = redis_kv.store, Retention(completed=10 * SECOND)
     ids: list[str] = []
@@ -164,18 +176,22 @@ async def test_a_damaged_block_of_completed_tasks_is_passed_over(
         ids += await store.add(new_tasks(4, retention=kept))
         await complete_all(store, await take(store), Complete(b"1"))
         clock.advance(1)
-    index = f"{{{redis_kv.prefix}}}:x:b:job"
-    blocks: Any = await redis.zrange(index, 0, -1, withscores=True)
-    first, score = blocks[0]
-    await redis.zrem(index, first)
-    await redis.zadd(index, {damage: score})
+    heads, tasks = (f"{{{redis_kv.prefix}}}:{kind}:job" for kind in ("x:b", "y"))
+    blocks: Any = await redis.zrange(heads, 0, -1, withscores=True)
+    head, created = blocks[0]
+    if part == "head":
+        await redis.zrem(heads, head)
+        await redis.zadd(heads, {damage: created})
+        await redis.hdel(tasks, head)
+    else:
+        await redis.hset(tasks, head, damage)
     assert await found(store) == ids[:3:-1]
-    assert await found(store, offset=1, created_before=int(score) + SECOND) == ids[5:3:-1]
+    assert await found(store, offset=1, created_before=int(created) + SECOND) == ids[5:3:-1]
     assert await found(store, offset=1001) == []
     clock.advance(10)
     await store.add(new_tasks(1))
     assert await found(store, statuses=("completed",)) == []
-    assert await redis.zrange(index, 0, -1) == []
+    assert await redis.exists(heads, tasks) == 0
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -15,10 +15,11 @@
 --   run                    hash    id -> nonce of the claim (16 bytes), msgpack [worker, started], padding
 --   abort, prog            hash    id -> "1" for a run that is to stop; id -> progress
 --   x:<status>:<name>      zset    ids by creation: s scheduled, f failed, c completed, d dead, x cancelled
---   x:b:<name>             zset    blocks of tasks that were completed together, by the creation of the newest of each:
---                                  msgpack(expires, how many, newest - oldest, id, newest - its creation, id …)
+--   x:b:<name>             zset    heads of blocks of completed tasks, by the creation of the newest of each:
+--                                  msgpack(expires, how many, newest - oldest, id of one)
+--   y:<name>               hash    head of a block -> msgpack(id, newest - its creation, id …)
 --   e:<batch>              list    msgpack(expires, id, id …) of ended tasks; a batch is <status>:<kept>:<name>, so that its
---                                  tasks expire in the order in which they ended; of status b the scores of blocks
+--                                  tasks expire in the order in which they ended; of status b the newest creations of blocks
 --   ended                  zset    batches, by a time at or before that at which their first tasks expire
 --   dead                   zset    ids of the dead, by the time they died
 --   k:<n>:<name>:<key>     string  idempotency key -> msgpack(id, expires or 0); n is the name's length

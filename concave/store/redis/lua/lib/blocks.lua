@@ -1,23 +1,25 @@
 -- Completed tasks in the indexes: those that were settled together are one member, a block. Only time removes a completed
--- task, and all of a block at one moment. An entry each takes three times the memory.
+-- task, and all of a block at one moment. An entry each takes four times the memory. The member is the block's head, which
+-- suffices for counting; its tasks are apart from it, since a page far down passes over thousands of blocks.
 
 -- A block's tasks were created within a second, so that whoever looks for a moment knows which blocks may reach over it.
 local SPAN = 1000000
 -- Few tasks have an entry each: what is in blocks takes longer to count.
 local FEWEST, MOST = 4, 100
 
--- A block of the tasks from `first` to `last`, and the creation of the newest.
+-- A block of the tasks from `first` to `last`: its head, its tasks, and the creation of the newest.
 local function block_of(ids, times, first, last, expires)
   local newest, oldest = times[first], times[first]
   for i = first + 1, last do
     newest, oldest = math.max(newest, times[i]), math.min(oldest, times[i])
   end
-  local values = {}
+  local tasks = {}
   for i = first, last do
-    values[#values + 1] = ids[i]
-    values[#values + 1] = newest - times[i]
+    tasks[#tasks + 1] = ids[i]
+    tasks[#tasks + 1] = newest - times[i]
   end
-  return pack(expires, last - first + 1, newest - oldest, unpack(values)), newest
+  -- With an id, heads of the same moments differ.
+  return pack(expires, last - first + 1, newest - oldest, ids[first]), pack(unpack(tasks)), newest
 end
 
 local function in_order(ids, times)
@@ -32,7 +34,8 @@ local function in_order(ids, times)
   return ids_, times_
 end
 
--- Tasks as blocks and single ones: pairs of the newest creation and block, the newest creations; pairs of creation and id, ids.
+-- Tasks in blocks and single ones. Of blocks, pairs of the newest creation and head, pairs of head and tasks, and the newest
+-- creations; of single tasks, pairs of creation and id, and the ids.
 local function blocks_of(ids, times, expires)
   local oldest, newest = math.huge, 0
   for _, created in ipairs(times) do
@@ -41,7 +44,7 @@ local function blocks_of(ids, times, expires)
   if newest - oldest > SPAN then
     ids, times = in_order(ids, times)
   end
-  local blocks, tops, pairs_, single, first = {}, {}, {}, {}, 1
+  local blocks, single, first = {heads = {}, tasks = {}, tops = {}}, {pairs = {}, ids = {}}, 1
   while first <= #ids do
     local last = first
     while last < #ids and last - first + 1 < MOST and times[first] - times[last + 1] <= SPAN do
@@ -49,54 +52,51 @@ local function blocks_of(ids, times, expires)
     end
     if last - first + 1 < FEWEST then
       for i = first, last do
-        pairs_[#pairs_ + 1] = whole(times[i])
-        pairs_[#pairs_ + 1] = ids[i]
-        single[#single + 1] = ids[i]
+        single.pairs[#single.pairs + 1] = whole(times[i])
+        single.pairs[#single.pairs + 1] = ids[i]
+        single.ids[#single.ids + 1] = ids[i]
       end
     else
-      local block, top = block_of(ids, times, first, last, expires)
-      tops[#tops + 1] = top
-      blocks[#blocks + 1] = whole(top)
-      blocks[#blocks + 1] = block
+      local head, tasks, top = block_of(ids, times, first, last, expires)
+      local n = #blocks.tops + 1
+      blocks.tops[n] = top
+      blocks.heads[2 * n - 1], blocks.heads[2 * n] = whole(top), head
+      blocks.tasks[2 * n - 1], blocks.tasks[2 * n] = head, tasks
     end
     first = last + 1
   end
-  return blocks, tops, pairs_, single
+  return blocks, single
 end
 
--- When a block expires, how many tasks it has and how much older than the newest the oldest is, without reading on; nothing
--- where it isn't a block: something else wrote it, or it is damaged.
-local function head_of_block(block)
-  local whole_, _, expires, size, span = pcall(cmsgpack.unpack_limit, block, 3)
-  if whole_ and type(expires) == 'number' and type(size) == 'number' and type(span) == 'number' then
+-- When a block expires, how many tasks it has and how much older than the newest the oldest is; nothing where it isn't the
+-- head of a block: something else wrote it, or it is damaged.
+local function read_head(head)
+  local read, _, expires, size, span = pcall(cmsgpack.unpack_limit, head, 3)
+  if read and type(expires) == 'number' and type(size) == 'number' and type(span) == 'number' then
     return expires, size, span
   end
 end
 
--- A block's values: its head, and then id and how much older it is than the newest, id and how much older …; none where it
--- isn't a block.
-local function values_of_block(block)
-  local _, size = head_of_block(block)
-  local values = size and {values_of(block)} or {}
-  if #values ~= 3 + 2 * (size or 0) then
-    return {}
-  end
-  for i = 4, #values, 2 do
-    if type(values[i]) ~= 'string' or type(values[i + 1]) ~= 'number' then
+-- A block's tasks: id and how much older than the newest it is, id and how much older …; none where nobody can read them.
+local function tasks_of_block(key, head)
+  local tasks = {values_of(call('HGET', key, head) or '')}
+  for i = 1, #tasks, 2 do
+    if type(tasks[i]) ~= 'string' or type(tasks[i + 1]) ~= 'number' then
       return {}
     end
   end
-  return values
+  return tasks
 end
 
--- Drop the blocks under `key` with this newest creation, so far as they have expired; of how many tasks.
-local function drop_blocks(key, top)
-  local dropped = 0
+-- Drop the blocks of a name with this newest creation, so far as they have expired; of how many tasks.
+local function drop_blocks(name, top)
+  local dropped, x = 0, P .. 'x:b:' .. name
   if type(top) == 'number' then
-    for _, block in ipairs(call('ZRANGEBYSCORE', key, whole(top), whole(top))) do
-      local expires, size = head_of_block(block)
+    for _, head in ipairs(call('ZRANGEBYSCORE', x, whole(top), whole(top))) do
+      local expires, size = read_head(head)
       if not expires or expires <= now then
-        call('ZREM', key, block)
+        call('ZREM', x, head)
+        call('HDEL', P .. 'y:' .. name, head)
         dropped = dropped + (size or 1)
       end
     end

@@ -13,13 +13,12 @@ local function drop_of(batch, limit)
       if next > now or dropped >= limit then
         break
       end
-      local x = P .. 'x:' .. (status or '') .. ':' .. (name or '')
       if status == 'b' then
         for i = 2, #values do
-          dropped = dropped + drop_blocks(x, values[i])
+          dropped = dropped + drop_blocks(name, values[i])
         end
       else
-        redis.pcall('ZREM', x, unpack(values, 2))
+        redis.pcall('ZREM', P .. 'x:' .. (status or '') .. ':' .. (name or ''), unpack(values, 2))
         dropped = dropped + #values - 1
       end
       if status == 'd' then
@@ -137,7 +136,7 @@ local function settle_keys(id, name, idempotency, debounce, lasting)
 end
 
 -- Enter ended tasks that are kept for the same time into the indexes of their name: pairs of creation and id, and the ids; or
--- blocks of them, as pairs of the newest creation and block, and the newest creations.
+-- blocks of them, as pairs of the newest creation and head, and the newest creations.
 local function index_ended(status, name, kept, pairs_, ids)
   -- Whoever makes entries drops more than it makes, so that the indexes never outgrow what is kept; and first, since an
   -- id that is in use again must not lose its new entry with its old one.
@@ -161,12 +160,14 @@ end
 
 -- Enter tasks that were completed together.
 local function index_completed(name, kept, ids, times)
-  local blocks, tops, pairs_, single = blocks_of(ids, times, now + kept)
-  if #tops > 0 then
-    index_ended('b', name, kept, blocks, tops)
+  local blocks, single = blocks_of(ids, times, now + kept)
+  if #blocks.tops > 0 then
+    index_ended('b', name, kept, blocks.heads, blocks.tops)
+    call('HSET', P .. 'y:' .. name, unpack(blocks.tasks))
+    keep_for(P .. 'y:' .. name, kept)
   end
-  if #single > 0 then
-    index_ended('c', name, kept, pairs_, single)
+  if #single.ids > 0 then
+    index_ended('c', name, kept, single.pairs, single.ids)
   end
 end
 

@@ -4,9 +4,9 @@
 -- nothing there after all.
 local function sources_of(statuses, names, low, high)
   local sources = {}
-  local function consider(key, blocks)
-    if call('ZCOUNT', key, whole(low), whole(blocks and high + SPAN or high)) > 0 then
-      sources[#sources + 1] = {key = key, blocks = blocks}
+  local function consider(key, tasks)
+    if call('ZCOUNT', key, whole(low), whole(tasks and high + SPAN or high)) > 0 then
+      sources[#sources + 1] = {key = key, tasks = tasks}
     end
   end
   for _, name in ipairs(names) do
@@ -20,7 +20,7 @@ local function sources_of(statuses, names, low, high)
         consider(P .. 'x:' .. status .. ':' .. name)
       end
       if status == 'c' then
-        consider(P .. 'x:b:' .. name, true)
+        consider(P .. 'x:b:' .. name, P .. 'y:' .. name)
       end
     end
   end
@@ -54,7 +54,7 @@ local function all_names()
 end
 
 -- Blocks by their newest task, newest first, of those that may have tasks between two moments: `step` is called with the
--- creation of the newest and the block until it returns true.
+-- creation of the newest and the head until it returns true.
 local function each_block(key, low, high, step)
   local at, some = 0, 4
   while true do
@@ -71,11 +71,12 @@ local function each_block(key, low, high, step)
   end
 end
 
--- How many of a block's tasks were created after `low` and not after `high`.
-local function count_within(block, newest, low, high)
-  local total, values = 0, values_of_block(block)
-  for i = 5, #values, 2 do
-    local created = newest - values[i]
+-- How many of a block's tasks, which are read once, were created after `low` and not after `high`.
+local function count_within(row, key, low, high)
+  local total, newest = 0, row.newest
+  row.tasks = row.tasks or tasks_of_block(key, row.head)
+  for i = 2, #row.tasks, 2 do
+    local created = newest - row.tasks[i]
     if created > low and created <= high then
       total = total + 1
     end
@@ -84,16 +85,19 @@ local function count_within(block, newest, low, high)
 end
 
 -- What is to be known for counting the tasks of blocks: of those that hold the newest `enough` tasks within the bounds, as
--- rows of [newest, oldest, how many up to `high`, how many in the rows before, block]. Older ones are not known: those at or
+-- rows: their sizes up to `high`, and how many are in the rows before. Older ones are not known: those at or
 -- below the moment that is returned.
 local function sized_blocks(source, low, high, enough)
   local rows, total, last = {}, 0, nil
-  each_block(source.key, low, high, function(newest, block)
-    local _, size, span = head_of_block(block)
+  each_block(source.key, low, high, function(newest, head)
+    local _, size, span = read_head(head)
     if size and newest - span <= high then
-      size = newest <= high and size or count_within(block, newest, -math.huge, high)
-      rows[#rows + 1] = {newest, newest - span, size, total, block}
-      total = total + size
+      local row = {newest = newest, oldest = newest - span, size = size, before = total, head = head}
+      if newest > high then
+        row.size = count_within(row, source.tasks, -math.huge, high)
+      end
+      rows[#rows + 1] = row
+      total = total + row.size
     end
     last = newest
     return total > enough
@@ -102,24 +106,26 @@ local function sized_blocks(source, low, high, enough)
   return total > enough and last or -math.huge
 end
 
-local function count_in_blocks(rows, moment, high)
+local function count_in_blocks(source, moment, high)
+  local rows = source.rows
   -- Rows before `first` are of blocks that are too new to reach down to the moment.
   local first, above = 1, #rows + 1
   while first < above do
     local middle = math.floor((first + above) / 2)
-    if rows[middle][1] > moment + SPAN then
+    if rows[middle].newest > moment + SPAN then
       first = middle + 1
     else
       above = middle
     end
   end
-  local total = rows[first] and rows[first][4] or #rows > 0 and rows[#rows][4] + rows[#rows][3] or 0
+  local last = rows[#rows]
+  local total = rows[first] and rows[first].before or last and last.before + last.size or 0
   for i = first, #rows do
-    local newest, oldest, size, _, block = unpack(rows[i])
-    if newest <= moment then
+    local row = rows[i]
+    if row.newest <= moment then
       break
     end
-    total = total + (oldest > moment and size or count_within(block, newest, moment, high))
+    total = total + (row.oldest > moment and row.size or count_within(row, source.tasks, moment, high))
   end
   return total
 end
@@ -128,8 +134,8 @@ end
 local function count_above(moment, high, sources, running)
   local total, above = 0, '(' .. whole(moment)
   for _, source in ipairs(sources) do
-    if source.blocks then
-      total = total + count_in_blocks(source.rows, moment, high)
+    if source.tasks then
+      total = total + count_in_blocks(source, moment, high)
     else
       total = total + call('ZCOUNT', source.key, above, whole(high))
     end
@@ -156,7 +162,7 @@ local function descend_to(offset, low, high, sources, running)
   end
   for _, source in ipairs(sources) do
     span(first_score(source.key), tonumber(call('ZREVRANGE', source.key, 0, 0, 'WITHSCORES')[2]))
-    if source.blocks then
+    if source.tasks then
       unknown = math.max(unknown, sized_blocks(source, low, high, offset))
     end
   end
@@ -200,26 +206,27 @@ local function collect(sources, low, ceiling, wanted)
       floor = found[wanted][1]
     end
   end
-  local function add_block(newest, block)
-    if newest < floor then
-      return true
-    end
-    local _, _, span = head_of_block(block)
-    if span and newest - span > ceiling then
-      return false
-    end
-    local values = values_of_block(block)
-    for i = 4, #values, 2 do
-      local created = newest - values[i + 1]
-      if created >= floor and created <= ceiling then
-        found[#found + 1] = {created, values[i]}
+  local function add_block(key, newest, head)
+    local _, _, span = read_head(head)
+    if span and newest - span <= ceiling then
+      local tasks = tasks_of_block(key, head)
+      for i = 1, #tasks, 2 do
+        local created = newest - tasks[i + 1]
+        if created >= floor and created <= ceiling then
+          found[#found + 1] = {created, tasks[i]}
+        end
       end
+      raise_floor()
     end
-    raise_floor()
   end
   for _, source in ipairs(sources) do
-    if source.blocks then
-      each_block(source.key, floor, ceiling, add_block)
+    if source.tasks then
+      each_block(source.key, floor, ceiling, function(newest, head)
+        if newest < floor then
+          return true
+        end
+        add_block(source.tasks, newest, head)
+      end)
     else
       local pairs_ =
         call('ZREVRANGEBYSCORE', source.key, whole(ceiling), whole(floor), 'WITHSCORES', 'LIMIT', 0, wanted)
