@@ -49,6 +49,9 @@ ENDED: dict[bytes, TaskStatus] = {b"c": "completed", b"d": "dead", b"x": "cancel
 HEAD, SPEC = 7, 9
 """Values in a record's head and in its spec."""
 
+KEPT = Retention()
+"""That of most tasks, which a spec doesn't spell out: 35 bytes. Whoever changes it changes it for tasks that are there already."""
+
 
 class MalformedRecordError(StoreError):
     """Bytes that are not a record: written by something else, or damaged."""
@@ -94,7 +97,7 @@ def _spec(new: NewTask) -> bytes:
             new.max_crashes,
             new.idempotency_key or False,
             new.debounce.key if new.debounce else False,
-            new.retention,
+            False if new.retention == KEPT else new.retention,
             False,
         ]
     )
@@ -270,7 +273,7 @@ def _read(
         spec[4],
         spec[5].decode() if spec[5] else None,
         spec[6].decode() if spec[6] else None,
-        Retention(*spec[7]),
+        Retention(*spec[7]) if spec[7] else KEPT,
         started_at,
         ended_at,
         worker_id,

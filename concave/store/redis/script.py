@@ -7,12 +7,12 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from concave.store.records import MAX_FAILURES
+from concave.store.records import MAX_FAILURES, Retention
 
 __all__ = ["Script", "load_script"]
 
 DIRECTIVE = "--! use "
-CONSTANTS = f"local MAX_FAILURES = {MAX_FAILURES}"
+CONSTANTS = f"local MAX_FAILURES, KEPT = {MAX_FAILURES}, {{{', '.join(map(str, Retention()))}}}"
 """What both languages must agree on."""
 
 

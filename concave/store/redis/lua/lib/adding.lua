@@ -43,8 +43,11 @@ local function fold(task, numbered)
     if not spec[6] then
       spec[6] = idempotency
       call('SET', scoped('k', name, idempotency), pack(waiting, 0))
-    elseif new[8][4] > 0 then
-      call('SET', scoped('k', name, idempotency), pack(waiting, now + new[8][4]), 'PX', ms(new[8][4]))
+    else
+      local kept = (new[8] or KEPT)[4]
+      if kept > 0 then
+        call('SET', scoped('k', name, idempotency), pack(waiting, now + kept), 'PX', ms(kept))
+      end
     end
   end
   call('SET', P .. 't:' .. waiting, pack(head, spec))

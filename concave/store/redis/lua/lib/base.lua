@@ -36,7 +36,7 @@
 -- A record is a row of msgpack values: the head, the spec, and then events in the order they came.
 --   head   [created, due, failed ("" or "f": waits for a retry), attempts failed, crashes, interruptions, claimed once]
 --   spec   [name, priority, input, max_attempts, max_crashes, idempotency key or false, debounce key or false,
---           [completed, cancelled, dead, key] retention in microseconds, revived from or false]
+--           [completed, cancelled, dead, key] retention in microseconds or false for KEPT, revived from or false]
 --   events ["e", at, worker, attempt, error, traceback]        an attempt failed
 --          [status, at, expires, [worker, started], payload]   the end: c with a result, d and x with a reason
 -- Inputs and results are never looked into.

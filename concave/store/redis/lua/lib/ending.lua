@@ -174,7 +174,7 @@ end
 -- End a task that isn't completed: status 'd' (dead) or 'x' (cancelled), for `reason`, after `events`.
 local function finish(id, record, status, reason, run)
   local head, spec = split(record)
-  local retention = spec[8]
+  local retention = spec[8] or KEPT
   local kept = status == 'd' and retention[3] or retention[2]
   local expires = now + kept
   call('SET', P .. 't:' .. id, record .. pack({status, now, expires, run, reason}), 'PX', ms(kept))

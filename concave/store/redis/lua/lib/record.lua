@@ -25,7 +25,7 @@ local function split(record)
     whole = whole and type(head[i]) == 'number'
   end
   whole = whole and type(spec[1]) == 'string' and type(spec[2]) == 'number' and type(spec[5]) == 'number'
-  if not (whole and type(spec[8]) == 'table' and #spec[8] == 4) then
+  if not (whole and (spec[8] == false or type(spec[8]) == 'table' and #spec[8] == 4)) then
     error('not a record')
   end
   return head, spec, string.sub(record, offset + 1)
