@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
@@ -16,7 +17,7 @@ from redis import VERSION
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException
+from redis.exceptions import ConnectionError as RedisConnectionError, RedisClusterException
 
 from concave.clock import Clock, SystemClock
 from concave.errors import ConfigurationError
@@ -129,7 +130,7 @@ class _Opened(NamedTuple):
     """A client, what makes pub/sub connections to the same place, and clients that belong to it."""
 
     client: Any
-    new_pubsub: Callable[[], Any]
+    new_pubsub: Callable[[], Awaitable[Any]]
     others: tuple[Any, ...] = ()
     room: int = AT_ONCE
     """Calls under way at a time: a pool that is used up refuses, where to wait is better."""
@@ -159,7 +160,7 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
         if kind == "cluster":
             cluster = RedisCluster.from_url(plain, **settings)
             most = cluster.connection_kwargs["max_connections"]
-            return _Opened(cluster, lambda: _cluster_pubsub(cluster, namespace), room=min(AT_ONCE, most))
+            return _Opened(cluster, partial(_cluster_pubsub, cluster, namespace), room=min(AT_ONCE, most))
         unhurried: dict[str, Any] = {**settings, "socket_timeout": None}
         single, listening = Redis.from_url(plain, **unhurried), Redis.from_url(plain, **settings)
     except ConfigurationError:
@@ -168,8 +169,8 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
         # The error may quote from a password: one with a "/" in it reads like a port.
         reason = REASON if "@" in url else str(error)
         raise ConfigurationError(f"{_without_password(url)} is not a URL for Redis: {reason}") from None
-    client = _direct(single, options)
-    return _Opened(client, listening.pubsub, (listening,), _room(single), settings["socket_timeout"])
+    client, new_pubsub = _direct(single, options), partial(_pubsub, listening)
+    return _Opened(client, new_pubsub, (listening,), _room(single), settings["socket_timeout"])
 
 
 def _direct(client: Any, options: dict[str, Any]) -> Any:
@@ -212,16 +213,22 @@ def _behind_sentinels(url: str, settings: dict[str, Any]) -> _Opened:
         ssl=parts.scheme == "rediss",
         **settings,
     )
-    return _Opened(master, master.pubsub, tuple(sentinel.sentinels), _room(master))
+    return _Opened(master, partial(_pubsub, master), tuple(sentinel.sentinels), _room(master))
 
 
-def _cluster_pubsub(cluster: Any, namespace: str) -> Any:
+async def _pubsub(client: Any) -> Any:
+    return client.pubsub()
+
+
+async def _cluster_pubsub(cluster: Any, namespace: str) -> Any:
     # What is published at one node is told to all. At that of the namespace, scripts see who listens. With the options of the
     # client's own connections, TLS and credentials among them; and its pool is closed with its one connection.
     try:
+        # The client learns by its commands where that is after a failover, and a process that only listens sends no other.
+        await cluster.execute_command("EXISTS", namespace)
         node = cluster.get_node_from_key(namespace)
-    except RedisClusterException:  # nobody has its slot at the moment
-        node = cluster.get_random_node()
+    except RedisClusterException as error:  # nobody has its slot at the moment; and this is no RedisError
+        raise RedisConnectionError(str(error)) from error
     pool = ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)
     return Redis(connection_pool=pool).pubsub()
 

@@ -64,7 +64,11 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 @pytest.fixture
 def counting(redis: Redis, redis_kv: RedisKV, clock: FakeClock) -> tuple[RedisStore, CountingClient]:
     client = CountingClient(redis)
-    topics = RedisTopics(redis.pubsub, "", "", clock)
+
+    async def new_pubsub() -> Any:
+        return redis.pubsub()
+
+    topics = RedisTopics(new_pubsub, "", "", clock)
     store = RedisStore(client, topics, namespace=f"{{{redis_kv.prefix}}}:", where="redis", clock=clock)
     return store, client
 

@@ -8,12 +8,13 @@ import pytest
 from redis.asyncio import Redis
 
 from concave.kv import RedisKV, create_kv
-from concave.store.protocol import Store
+from concave.store.protocol import WORK, Store
 from concave.store.records import Complete, Debounce, Lease
 from concave.testing import FakeClock
 from concave.testing.suite_standing import standing, unheard
 from concave.testing.suite_support import (
     SECOND,
+    Heard,
     add,
     ids_of,
     new_task,
@@ -201,4 +202,20 @@ async def test_in_a_cluster_whoever_listens_does_so_where_the_tasks_are() -> Non
                 task_id = await add(kv.store)
                 _, leases = await desk.answers.get()
                 assert ids_of(list(leases)) == [task_id]
+                await listener.close()
+
+
+async def test_who_only_listens_follows_the_tasks_to_their_new_master() -> None:
+    # As a process that waits for an ending: it sends nothing by which it would learn who has taken over.
+    with ClusterServers(masters=3, replicas=1) as servers:
+        async with await create_kv(servers.url, prefix="p") as kv:
+            desk, heard = Desk(), Heard()
+            listeners = [await kv.store.answers("desk", desk), await kv.store.listen(WORK, heard)]
+            servers.master_of("{p}:").kill()
+            await heard.until(None)
+            await kv.store.claim(standing())
+            task_id = await add(kv.store)
+            _, leases = await desk.answers.get()
+            assert ids_of(list(leases)) == [task_id]
+            for listener in listeners:
                 await listener.close()

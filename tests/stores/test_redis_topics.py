@@ -218,7 +218,7 @@ async def test_a_silent_connection_is_asked_and_made_anew_if_it_does_not_answer(
     # As behind a firewall that has dropped it: what is sent gets lost, and no error tells.
     made: list[Quiet] = []
 
-    def new_pubsub() -> Quiet:
+    async def new_pubsub() -> Quiet:
         made.append(Quiet(redis.pubsub()))
         return made[-1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,9 @@ class RedisTopics:
     A lost connection is made anew, and everyone is told that they may have missed something.
     """
 
-    def __init__(self, new_pubsub: Callable[[], Any], namespace: str, where: str, clock: Clock) -> None:
+    def __init__(
+        self, new_pubsub: Callable[[], Awaitable[Any]], namespace: str, where: str, clock: Clock
+    ) -> None:
         self._new_pubsub = new_pubsub
         self._namespace = namespace
         self._where = where
@@ -141,7 +143,7 @@ class RedisTopics:
         return self._namespace + (DONE if topic.startswith(done_topic("")) else topic)
 
     async def _connect(self) -> None:
-        pubsub = self._new_pubsub()
+        pubsub = await self._new_pubsub()
         try:
             await pubsub.subscribe(*self._confirmed)
         except BaseException:
