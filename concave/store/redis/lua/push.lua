@@ -16,8 +16,7 @@ end
 
 -- What the heads have in common: an array of seven; due now, no failure yet.
 local head, rest = '\151', pack(now, '', 0, 0, 0, 0)
-local created, by_bucket, lanes = now, {[0] = {}, {}, {}, {}}, {[0] = 0, 0, 0, 0}
-local seen = {}
+local created = now
 for _, group in ipairs(groups) do
   local lane, ids, specs = unpack(group)
   local records, pairs_, entries = {}, {}, {}
@@ -28,25 +27,39 @@ for _, group in ipairs(groups) do
     created = created + 1
   end
   call('MSET', unpack(pairs_))
-  local bucket = tonumber(string.sub(lane, 1, 1))
-  table.insert(by_bucket[bucket], {lane, ids, records, entries})
-  if not seen[lane] then
-    seen[lane], lanes[bucket] = true, lanes[bucket] + 1
+  group[3], group[4] = records, entries
+end
+
+-- How many lanes there are of each bucket, and the groups from the highest bucket on.
+local lanes, ordered = {}, groups
+if #groups > 1 then
+  local seen = {}
+  ordered = {}
+  for bucket = 3, 0, -1 do
+    for _, group in ipairs(groups) do
+      local lane = group[1]
+      if string.byte(lane) == 48 + bucket then
+        ordered[#ordered + 1] = group
+        if not seen[lane] then
+          seen[lane], lanes[bucket] = true, (lanes[bucket] or 0) + 1
+        end
+      end
+    end
   end
 end
 
--- By bucket, and nothing is handed out while something of a higher one waits: a claim is to choose among them.
-local waits = false
-for bucket = 3, 0, -1 do
-  local may_be_given = not waits
-  for _, group in ipairs(by_bucket[bucket]) do
-    local lane, ids, records, entries = unpack(group)
-    local given = may_be_given and hand_out(lane, ids, records, lanes[bucket]) or 0
-    if given < #ids then
-      waits = true
-      call('ZADD', P .. 'q:' .. lane, unpack(entries, 2 * given + 1))
-      activate(lane)
-    end
+-- Nothing is handed out while something of a higher bucket waits: a claim is to choose among them.
+local highest_waits
+for _, group in ipairs(ordered) do
+  local lane, ids, records, entries = unpack(group)
+  local bucket, given = string.byte(lane) - 48, 0
+  if not highest_waits or highest_waits == bucket then
+    given = hand_out(lane, ids, records, lanes[bucket] or 1)
+  end
+  if given < #ids then
+    highest_waits = highest_waits or bucket
+    call('ZADD', P .. 'q:' .. lane, unpack(entries, 2 * given + 1))
+    activate(lane)
   end
 end
 return 1
