@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from concave.store.records import Claim, ClaimNames
-from concave.tasks.defaults import end_suspect_turn, leave_suspect_turn, take_suspect_turn
+from concave.tasks.defaults import (
+    Occupied,
+    end_suspect_turn,
+    join_loop,
+    leave_suspect_turn,
+    take_suspect_turn,
+)
 from concave.tasks.lines import Line
 from concave.tasks.registry import TaskRegistry
 from concave.tasks.runs import Runs
@@ -56,6 +62,7 @@ class Claims:
         self._names: ClaimNames = ()
         self._names_of: object = None
         self._had_suspects = False
+        self._on_loop: Collection[Occupied] = ()
         self.desk = secrets.token_hex(8)
         """Where answers come later. A new one for each start: what was meant for the worker before it isn't for this one."""
 
@@ -98,9 +105,19 @@ class Claims:
             suspects=int(alone and take_suspect_turn(self, self._tell)),
             line=line.number,
             desk="" if line.number else self.desk,
-            # A worker that does nothing is there for what comes; another may be kept from it by a handler that blocks.
-            stands=0 if line.number or self._runs else self._stands,
+            # A loop that runs nothing is there for what comes; another may be kept from it by a handler that blocks. And of its
+            # workers one is enough: the first handler may block what the others were handed.
+            stands=0 if line.number or self._runs or not self._is_alone_on_loop() else self._stands,
         )
+
+    def _is_alone_on_loop(self) -> bool:
+        self._on_loop = self._on_loop or join_loop(self)
+        return len(self._on_loop) == 1 or not any(each.occupied for each in self._on_loop if each is not self)
+
+    @property
+    def occupied(self) -> bool:
+        """Whether its worker runs something, or may be handed something."""
+        return len(self._runs) > 0 or any(line.open is not None and line.open.stands for line in self._lines)
 
     def share_suspect_turn(self) -> None:
         """Let another worker of this process run suspects, unless this one does or is about to."""

@@ -7,9 +7,10 @@ every lifespan and worker process relays them without being told.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from concave.errors import TasksNotInitializedError
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Defaults",
+    "Occupied",
     "announce_outbox",
     "announced_outboxes",
     "end_suspect_turn",
     "get_task_registry",
     "get_task_scheduler",
     "initialize_tasks",
+    "join_loop",
     "leave_suspect_turn",
     "restore_defaults",
     "take_suspect_turn",
@@ -42,12 +45,22 @@ class Defaults(NamedTuple):
     registry: TaskRegistry
 
 
+class Occupied(Protocol):
+    """A worker's claims, as the others of its loop see them."""
+
+    @property
+    def occupied(self) -> bool:
+        """Whether it runs something, or may be handed something."""
+        ...
+
+
 _stack: list[Defaults] = []
 _outboxes: WeakSet[Outbox] = WeakSet()
 # Workers of one process may have loops in several threads: two of them must not both find the turn free.
 _turning = threading.Lock()
 _suspect_turn: WeakValueDictionary[str, object] = WeakValueDictionary()
 _kept_waiting: WeakKeyDictionary[object, Callable[[], object]] = WeakKeyDictionary()
+_on_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[Occupied]] = WeakKeyDictionary()
 
 
 def initialize_tasks(kv: KV) -> TaskScheduler:
@@ -119,6 +132,14 @@ def leave_suspect_turn(worker: object, *, used: bool) -> None:
     with _turning:
         _kept_waiting.pop(worker, None)
     end_suspect_turn(worker, used=used)
+
+
+def join_loop(worker: Occupied) -> WeakSet[Occupied]:
+    """All workers of the running loop from now on, this one among them: what blocks the loop blocks all of them."""
+    with _turning:
+        known = _on_loops.setdefault(asyncio.get_running_loop(), WeakSet())
+    known.add(worker)
+    return known
 
 
 def _current() -> Defaults:

@@ -65,6 +65,34 @@ async def test_of_two_idle_workers_one_is_handed_it(timed_kv: RedisKV) -> None:
         assert [each.script.calls["claim"] for each in spied] == [1, 1]
 
 
+async def test_of_the_workers_of_a_loop_one_is_handed_what_comes(timed_kv: RedisKV) -> None:
+    # Its handler may block the loop: what another one was handed then had to wait for that, with others idle elsewhere.
+    gate, ran = asyncio.Event(), list[str]()
+
+    @define_task(name="slow")
+    async def slow() -> None:
+        await gate.wait()
+
+    job, scheduler = counting(ran), TaskScheduler(timed_kv)
+    spied = [ScriptedKV(timed_kv.twin()) for _ in range(2)]
+    async with spied[0], spied[1], working(spied[0], slow) as first:
+        await spied[0].script.called("claim", 1)
+        async with working(spied[1], job) as second:
+            await spied[1].script.called("claim", 1)
+            await scheduler.enqueue(slow)
+            await until(lambda: first.get_stats().active_tasks == 1)
+            await ended(timed_kv, await scheduler.enqueue(job))
+            await spied[1].script.called("settle", 1)
+            assert [wanted.stands > 0 for wanted in claims_of(spied[1])] == [False, False]
+            gate.set()
+            await spied[0].script.called("settle", 1)
+            await first.stop()
+            second._on_work(None)
+            await spied[1].script.called("claim", 3)
+            assert claims_of(spied[1])[-1].stands > 0
+    assert len(ran) == 1
+
+
 async def test_an_answer_that_got_lost_is_heard_with_the_next_claim(
     timed_kv: RedisKV, monkeypatch: pytest.MonkeyPatch
 ) -> None:
