@@ -56,11 +56,13 @@ end
 -- Blocks by their newest task, newest first, of those that may have tasks between two moments: `step` is called with the
 -- creation of the newest and the head until it returns true.
 local function each_block(key, low, high, step)
-  local at, some = 0, 4
+  -- By rank: Redis walks to an offset among scores, one by one.
+  local at, some = call('ZCOUNT', key, '(' .. whole(high + SPAN), '+inf'), 4
   while true do
-    local blocks = call('ZREVRANGEBYSCORE', key, whole(high + SPAN), whole(low), 'WITHSCORES', 'LIMIT', at, some)
+    local blocks = call('ZREVRANGE', key, at, at + some - 1, 'WITHSCORES')
     for i = 1, #blocks, 2 do
-      if step(tonumber(blocks[i + 1]), blocks[i]) then
+      local newest = tonumber(blocks[i + 1])
+      if newest < low or step(newest, blocks[i]) then
         return
       end
     end
@@ -71,12 +73,11 @@ local function each_block(key, low, high, step)
   end
 end
 
--- How many of a block's tasks, which are read once, were created after `low` and not after `high`.
-local function count_within(row, key, low, high)
-  local total, newest = 0, row.newest
-  row.tasks = row.tasks or tasks_of_block(key, row.head)
-  for i = 2, #row.tasks, 2 do
-    local created = newest - row.tasks[i]
+-- How many of a block's tasks were created after `low` and not after `high`.
+local function count_within(source, head, newest, low, high)
+  local total, tasks = 0, tasks_of_block(source.tasks, head)
+  for i = 2, #tasks, 2 do
+    local created = newest - tasks[i]
     if created > low and created <= high then
       total = total + 1
     end
@@ -84,58 +85,60 @@ local function count_within(row, key, low, high)
   return total
 end
 
--- What is to be known for counting the tasks of blocks: of those that hold the newest `enough` tasks within the bounds, as
--- rows: their sizes up to `high`, and how many are in the rows before. Older ones are not known: those at or
--- below the moment that is returned.
-local function sized_blocks(source, low, high, enough)
-  local rows, total, last = {}, 0, nil
+-- What is to be known for counting the tasks of blocks, of those that hold the newest `enough` tasks within the bounds; in
+-- columns, of which `sums` is how many tasks up to `high` are in a block and those before it. Older ones are not known: those
+-- at or below the moment that is returned.
+local function size_up(source, low, high, enough)
+  local heads, newests, oldests, sums = {}, {}, {}, {[0] = 0}
+  source.heads, source.newests, source.oldests, source.sums = heads, newests, oldests, sums
+  local n, last = 0, nil
   each_block(source.key, low, high, function(newest, head)
     local _, size, span = read_head(head)
     if size and newest - span <= high then
-      local row = {newest = newest, oldest = newest - span, size = size, before = total, head = head}
-      if newest > high then
-        row.size = count_within(row, source.tasks, -math.huge, high)
-      end
-      rows[#rows + 1] = row
-      total = total + row.size
+      n = n + 1
+      heads[n], newests[n], oldests[n] = head, newest, newest - span
+      sums[n] = sums[n - 1] + (newest <= high and size or count_within(source, head, newest, -math.huge, high))
     end
     last = newest
-    return total > enough
+    return sums[n] > enough
   end)
-  source.rows = rows
-  return total > enough and last or -math.huge
+  return sums[n] > enough and last or -math.huge
 end
 
-local function count_in_blocks(source, moment, high)
-  local rows = source.rows
-  -- Rows before `first` are of blocks that are too new to reach down to the moment.
-  local first, above = 1, #rows + 1
+-- Unless it is to be exact, no block is read: one that reaches over the moment counts in full.
+local function count_in_blocks(source, moment, high, exact)
+  local heads, newests, oldests, sums = source.heads, source.newests, source.oldests, source.sums
+  -- Blocks before `first` are too new to reach down to the moment.
+  local first, above = 1, #newests + 1
   while first < above do
     local middle = math.floor((first + above) / 2)
-    if rows[middle].newest > moment + SPAN then
+    if newests[middle] > moment + SPAN then
       first = middle + 1
     else
       above = middle
     end
   end
-  local last = rows[#rows]
-  local total = rows[first] and rows[first].before or last and last.before + last.size or 0
-  for i = first, #rows do
-    local row = rows[i]
-    if row.newest <= moment then
+  local total = sums[first - 1]
+  for i = first, #newests do
+    if newests[i] <= moment then
       break
     end
-    total = total + (row.oldest > moment and row.size or count_within(row, source.tasks, moment, high))
+    if exact and oldests[i] <= moment then
+      total = total + count_within(source, heads[i], newests[i], moment, high)
+    else
+      total = total + sums[i] - sums[i - 1]
+    end
   end
   return total
 end
 
--- How many tasks of the indexes were created after `moment`, and of the running ones, which stand newest first.
-local function count_above(moment, high, sources, running)
+-- How many tasks of the indexes were created after `moment`, or a few more unless that is to be `exact`, and of the running
+-- ones, which stand newest first.
+local function count_above(moment, high, sources, running, exact)
   local total, above = 0, '(' .. whole(moment)
   for _, source in ipairs(sources) do
     if source.tasks then
-      total = total + count_in_blocks(source, moment, high)
+      total = total + count_in_blocks(source, moment, high, exact)
     else
       total = total + call('ZCOUNT', source.key, above, whole(high))
     end
@@ -150,8 +153,7 @@ local function count_above(moment, high, sources, running)
 end
 
 -- For a page far down: an upper bound on creation above which at most `offset` tasks lie, and how many do. Found by halving
--- the time between the bounds, so that the tasks before the page are counted and never read, or read as blocks. nil where
--- nothing is skipped.
+-- the time between the bounds, so that the tasks before the page are counted and never read. nil where nothing is skipped.
 local function descend_to(offset, low, high, sources, running)
   if offset <= 1000 then
     return nil, 0
@@ -163,7 +165,7 @@ local function descend_to(offset, low, high, sources, running)
   for _, source in ipairs(sources) do
     span(first_score(source.key), tonumber(call('ZREVRANGE', source.key, 0, 0, 'WITHSCORES')[2]))
     if source.tasks then
-      unknown = math.max(unknown, sized_blocks(source, low, high, offset))
+      unknown = math.max(unknown, size_up(source, low, high, offset))
     end
   end
   if #running > 0 then
@@ -182,7 +184,7 @@ local function descend_to(offset, low, high, sources, running)
       top = middle
     end
   end
-  local skipped = count_above(top, high, sources, running)
+  local skipped = count_above(top, high, sources, running, true)
   if skipped == 0 then
     return nil, 0
   end
@@ -223,7 +225,7 @@ local function collect(sources, low, ceiling, wanted)
     if source.tasks then
       each_block(source.key, floor, ceiling, function(newest, head)
         if newest < floor then
-          return true
+          return true -- it has risen meanwhile
         end
         add_block(source.tasks, newest, head)
       end)
