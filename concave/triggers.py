@@ -218,9 +218,9 @@ def _event(event: Event, ctx: HookContext, row: Row) -> TriggerEvent:
 
 def changed_columns(previous: Row | None, row: Row) -> frozenset[str]:
     """The columns whose value is another one than before: all of them where that isn't known."""
-    return frozenset(
-        name for name in row if previous is None or name not in previous or _differ(previous[name], row[name])
-    )
+    if previous is None:
+        return frozenset(row)
+    return frozenset(name for name in row if name not in previous or _differ(previous[name], row[name]))
 
 
 def _differ(one: Any, other: Any) -> bool:

@@ -37,10 +37,21 @@ DELETE_JSON: Final = delete(outbox_table).where(outbox_table.c.id.in_(select(LIS
 def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows whose numbers nobody asks for."""
     connection = session.connection()
-    if connection.dialect.driver == "aiosqlite":
-        _insert_directly(connection, rows)
-    else:
+    insert_them = DIRECTLY.get(connection.dialect.driver)
+    if insert_them is None:
         session.execute(INSERT, rows)
+        return
+    dialect = connection.dialect
+    statement, error = _direct_insert(dialect), dialect.loaded_dbapi.Error
+    try:
+        insert_them(connection, statement, [tuple([row[name] for name in GIVEN]) for row in rows])
+    except error as refused:
+        lost = dialect.is_disconnect(refused, connection.connection, None)
+        if lost:
+            connection.invalidate(refused)
+        raise DBAPIError.instance(
+            statement, None, refused, error, dialect=dialect, connection_invalidated=lost
+        ) from refused
 
 
 def delete_rows(session: Session, ids: Sequence[str]) -> None:
@@ -51,17 +62,30 @@ def delete_rows(session: Session, ids: Sequence[str]) -> None:
         session.execute(DELETE_LISTED, {"ids": list(ids)})
 
 
-def _insert_directly(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def _through_aiosqlite(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     # To make a cursor, to execute and to close it are three trips to the driver's thread, each as dear as the statement.
     raw: Any = connection.connection.driver_connection
-    dialect = connection.dialect
-    statement, error = _direct_insert(dialect), dialect.loaded_dbapi.Error
+    await_only(raw.executemany(statement, rows))
+
+
+def _through_cursor(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    # What a statement of SQLAlchemy's is before it is at its driver takes longer than the database does. The cursor is
+    # SQLAlchemy's: it begins the transaction if that hasn't begun, keeps the prepared statement and translates errors.
+    cursor = connection.connection.cursor()
     try:
-        await_only(raw.executemany(statement, [[row[name] for name in GIVEN] for row in rows]))
-    except error as refused:
-        raise DBAPIError.instance(statement, None, refused, error, dialect=dialect) from refused
+        if len(rows) == 1:
+            cursor.execute(statement, rows[0])
+        else:
+            cursor.executemany(statement, rows)
+    finally:
+        cursor.close()
+
+
+DIRECTLY: Final = {"aiosqlite": _through_aiosqlite, "asyncpg": _through_cursor}
+"""How drivers are given what needs nothing of SQLAlchemy's but its connection."""
 
 
 @cache
 def _direct_insert(dialect: Dialect) -> str:
-    return str(INSERT.values({name: bindparam(name) for name in GIVEN}).compile(dialect=dialect))
+    # Inline: nobody asks for the number, so there is no RETURNING.
+    return str(INSERT.values({name: bindparam(name) for name in GIVEN}).inline().compile(dialect=dialect))

@@ -92,7 +92,7 @@ class JsonCodec(Generic[T]):
 
     def _check_nulls(self, checked: T, data: bytes) -> None:
         plain = self._adapter.dump_python(checked, by_alias=True, warnings=False)
-        if _became_null(plain, from_json(data)):
+        if _may_be_infinite(plain) and _became_null(plain, from_json(data)):
             raise ValueError("it has a number that is not finite")
 
 
@@ -102,6 +102,15 @@ def _explained(error: Exception) -> str:
         return f"{type(error).__name__}: {error}"  # a validator of a user's may raise anything
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}" for item in found[:10])
+
+
+def _may_be_infinite(plain: Any) -> bool:
+    """Whether a number in a value may not be finite. Nearly every null is a None, and that is soon told."""
+    try:
+        words = to_json(plain, inf_nan_mode="constants", bytes_mode="base64", fallback=str)
+    except Exception:  # noqa: BLE001  what only the type knows how to write, a key of its own say
+        return True
+    return b"NaN" in words or b"Infinity" in words
 
 
 def _became_null(value: Any, written: Any) -> bool:
