@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from concave_sqlalchemy.problems import Problem, in_header
+from concave_sqlalchemy.refusals import is_given_up
 from concave_sqlalchemy.tables import database_time, explained, idempotency_table
 from concave_sqlalchemy.transactions import Transactions
 from concave_sqlalchemy.writing.call import Answer, IdempotencyKey
@@ -110,7 +111,7 @@ class Records:
             )
         )
         if _clears(key):
-            await session.execute(CLEAR)
+            await _clear_aside(session)
 
 
 class Expiry:
@@ -143,6 +144,20 @@ def in_flight() -> Problem:
     """409 for a key whose first request isn't answered yet."""
     message = "a request with this key is being carried out"
     return in_header(409, HEADER, message, code="IDEMPOTENCY_IN_FLIGHT", retry_after="1")
+
+
+async def _clear_aside(session: AsyncSession) -> None:
+    """Delete what has expired, in a savepoint.
+
+    In a transaction that sees the database as it once was (REPEATABLE READ), a record that another one has deleted since is a
+    serialization failure, and the write has no part in that.
+    """
+    try:
+        async with session.begin_nested():
+            await session.execute(CLEAR)
+    except DBAPIError as error:
+        if not is_given_up(error):
+            raise
 
 
 def _clears(key: IdempotencyKey) -> bool:

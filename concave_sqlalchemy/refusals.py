@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Stateme
 
 from concave_sqlalchemy.problems import Problem, conflict
 
-__all__ = ["database_errors"]
+__all__ = ["database_errors", "is_given_up"]
 
 TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, a lock that isn't waited for: nobody's mistake."""
@@ -32,13 +32,18 @@ def database_errors() -> Generator[None]:
             raise
         raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from error
     except StatementError as error:
-        if _sqlstate(error) in TRY_AGAIN:
+        if is_given_up(error):
             log.info("a transaction was given up by the database: %s", error.orig)
             raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from error
         if not _is_about_a_value(error):
             raise
         log.info("a value was refused by the database: %s", error.orig)
         raise Problem(422, "the database refuses a value") from error
+
+
+def is_given_up(error: StatementError) -> bool:
+    """Whether the database gave a transaction up for another one's sake: it may well succeed the next time."""
+    return _sqlstate(error) in TRY_AGAIN
 
 
 def _is_about_a_value(error: StatementError) -> bool:
