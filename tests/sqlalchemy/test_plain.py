@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, event, insert, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from concave import (
@@ -170,3 +170,30 @@ async def test_an_outbox_row_that_is_refused_is_a_database_error(engine: AsyncEn
     with pytest.raises(IntegrityError):
         async with outbox.transactions.writing() as session:
             await session.run_sync(outbox.write_in, twice)
+
+
+async def test_a_connection_that_is_lost_before_the_outbox_row_is_not_used_again(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("has no connection to lose")
+    end_it = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE state = 'idle in transaction' AND datname = current_database()"
+    )
+    losing = [True, False]
+
+    async def after(ctx: HookContext, row: dict[str, Any]) -> None:
+        await ctx.enqueue(note, 1)
+        if losing.pop(0):
+            other = create_async_engine(engine.url, isolation_level="AUTOCOMMIT")
+            async with other.connect() as connection:
+                await connection.execute(end_it)
+            await other.dispose()
+
+    hooks = ResourceHooks(on_after_create=after, uses_session=False)
+    resource = use_resource(things, session=async_sessionmaker(engine), hooks=hooks)
+    async with client_for(resource) as client:
+        assert (await client.post("", json={"name": "a"})).status_code == 500
+        assert (await client.post("", json={"name": "b"})).status_code == 201
+        assert (await client.get("/count")).json() == {"count": 1}
