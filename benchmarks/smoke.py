@@ -36,7 +36,7 @@ LIMITS = {
     "commands": Limit("Redis commands a drained task, scripts' own included", 2.6),
     "trips": Limit("round trips a drained task, 100 at a time", 0.03),
     "queued": Limit("bytes a queued task", 470.0),
-    "finished": Limit("bytes a finished task", 690.0),
+    "finished": Limit("bytes a finished task", 520.0),
     "idle": Limit("requests a second of an idle worker (2, and one more at each edge of the watch)", 2.3),
 }
 
