@@ -35,9 +35,14 @@ class Batcher:
 
     async def submit(self, task: NewTask) -> str:
         """The id that stands for a submission, once the store has it."""
+        return await self.added(task)
+
+    def added(self, task: NewTask) -> Awaitable[str]:
+        """The same, to be awaited at once: where others are about to be sent, a future does, and no coroutine goes around it."""
         loop = self._running_loop()
-        if self._sending:
-            return await self._join(task, loop)
+        return self._join(task, loop) if self._sending else self._send_own(task, loop)
+
+    async def _send_own(self, task: NewTask, loop: asyncio.AbstractEventLoop) -> str:
         self._sending = True
         try:
             await asyncio.sleep(0)  # whoever else submits in this turn of the loop comes along
@@ -109,17 +114,19 @@ class Batcher:
                     future.set_result(task_id)
 
     def _next_batch(self) -> list[_Waiting]:
+        waiting = self._waiting
         batch: list[_Waiting] = []
         size = 0
-        while self._waiting and len(batch) < MAX_TASKS:
-            task, future = self._waiting[0]
+        while waiting and len(batch) < MAX_TASKS:
+            entry = waiting.popleft()
+            task, future = entry
             if future.done():  # its caller was cancelled before it was sent
-                self._waiting.popleft()
                 continue
             size += len(task.input)
-            if batch and size > MAX_BYTES:
+            if size > MAX_BYTES and batch:
+                waiting.appendleft(entry)
                 break
-            batch.append(self._waiting.popleft())
+            batch.append(entry)
         return batch
 
 

@@ -64,7 +64,7 @@ class JsonCodec(Generic[T]):
                 read = self.decode(data)
             except CodecError as error:
                 raise CodecError(f"its JSON can't be read back: {error}") from error
-            if STARS in data and read != checked:
+            if data.find(STARS) >= 0 and read != checked:
                 raise CodecError("JSON can't hold it: a secret is written as stars")
         return checked, data
 
@@ -83,10 +83,10 @@ class JsonCodec(Generic[T]):
         else:
             data = to_json(checked, inf_nan_mode="constants")
         # JSON has neither NaN nor Infinity. Pydantic writes them as such, or as null. The cheap looks first: nearly no
-        # value has the words, and most have no null.
-        if b"NaN" in data or b"Infinity" in data:
+        # value has the words, and most have no null. `in` takes twice as long as `find`: it tries for a number first.
+        if data.find(b"NaN") >= 0 or data.find(b"Infinity") >= 0:
             from_json(data, allow_inf_nan=False)
-        if b"null" in data:
+        if data.find(b"null") >= 0:
             self._check_nulls(checked, data)
         return data
 

@@ -66,7 +66,7 @@ class TaskScheduler:
         Where its idempotency key is taken, or it was debounced into a waiting task, the id is that task's. Raises
         `TaskInputError` for an input that isn't what the task takes; nothing is stored then.
         """
-        return await self._batcher.submit(
+        return await self._batcher.added(
             submission(task, input, priority=priority, idempotency_key=idempotency_key)
         )
 
@@ -111,7 +111,7 @@ class TaskScheduler:
         A time that has passed means now. Raises as `enqueue` does, and `ConfigurationError` for a naive `at` or a
         negative `delay`.
         """
-        return await self._batcher.submit(
+        return await self._batcher.added(
             submission(task, input, delay=delay, at=at, priority=priority, idempotency_key=idempotency_key)
         )
 
@@ -151,7 +151,7 @@ class TaskScheduler:
         if loop.is_closed():
             raise ConfigurationError("the event loop that this KV was connected on has ended")
         new = submission(task, input, delay=delay, at=at, priority=priority, idempotency_key=idempotency_key)
-        return asyncio.run_coroutine_threadsafe(self._batcher.submit(new), loop).result()
+        return asyncio.run_coroutine_threadsafe(self.submit_one(new), loop).result()
 
     async def schedule_recurring(
         self,

@@ -62,18 +62,22 @@ def submission(
         debounce = _debounce(
             task.debounce, _checked_key(task.debounce.key(checked), "debounce key", task.name)
         )
+    key = None
+    if not recurring and (idempotency_key is not None or task.idempotency_key is not None):
+        key = _idempotency_key(task, checked, idempotency_key)
+    # By position: by name it takes twice as long, and each enqueue comes by here.
     return NewTask(
-        id=task_id or new_task_id(),
-        name=task.name,
-        input=data,
-        priority=task.priority if priority is None else priority_in_range(priority),
-        delay=0 if delay is None else micros(delay, "delay"),
-        at=None if at is None else to_micros(at, "at"),
-        max_attempts=task.retry.max_attempts,
-        max_crashes=task.max_crashes,
-        idempotency_key=None if recurring else _idempotency_key(task, checked, idempotency_key),
-        debounce=debounce,
-        retention=task.retention,
+        task_id or new_task_id(),
+        task.name,
+        data,
+        task.priority if priority is None else priority_in_range(priority),
+        0 if delay is None else micros(delay, "delay"),
+        None if at is None else to_micros(at, "at"),
+        task.retry.max_attempts,
+        task.max_crashes,
+        key,
+        debounce,
+        task.retention,
     )
 
 

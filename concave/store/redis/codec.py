@@ -31,7 +31,6 @@ from concave.store.records import (
 
 __all__ = [
     "MalformedRecordError",
-    "is_plain",
     "pack",
     "pack_schedule",
     "packed_lanes",
@@ -62,23 +61,24 @@ def pack(value: Any) -> bytes:
     return packb(value, use_bin_type=False)  # type: ignore[no-any-return]
 
 
-def is_plain(new: NewTask) -> bool:
-    """Whether push.lua can add it: due at once, and no key of its user's."""
-    return new.idempotency_key is None and new.debounce is None and new.at is None and not new.delay
+def packed_lanes(tasks: Sequence[NewTask]) -> bytes | None:
+    """Plain submissions as push.lua takes them: each run of the same lane together, so that their order stays.
 
-
-def packed_lanes(tasks: Sequence[NewTask]) -> bytes:
-    """Plain submissions as push.lua takes them: each run of the same lane together, so that their order stays."""
+    None where one isn't plain: due at once, and no key of its user's.
+    """
     groups: list[tuple[str, list[str], list[bytes]]] = []
-    last = None
+    name, bucket = "", -1
+    ids: list[str] = []
+    specs: list[bytes] = []
+    packed = Packer(use_bin_type=False).pack
     for new in tasks:
-        lane = new.name, bucket_of(new.priority)
-        if lane != last:
-            groups.append((f"{lane[1]}n:{new.name}", [], []))
-            last = lane
-        _, ids, specs = groups[-1]
+        if new.idempotency_key is not None or new.debounce is not None or new.at is not None or new.delay:
+            return None
+        if new.name != name or bucket_of(new.priority) != bucket:
+            name, bucket, ids, specs = new.name, bucket_of(new.priority), [], []
+            groups.append((f"{bucket}n:{name}", ids, specs))
         ids.append(new.id)
-        specs.append(_spec(new))
+        specs.append(packed(_spec(new)))
     return pack(groups)
 
 
@@ -87,27 +87,25 @@ def packed_tasks(tasks: Sequence[NewTask]) -> bytes:
     return pack([_task(new) for new in tasks])
 
 
-def _spec(new: NewTask) -> bytes:
-    return pack(
-        [
-            new.name,
-            new.priority,
-            new.input,
-            new.max_attempts,
-            new.max_crashes,
-            new.idempotency_key or False,
-            new.debounce.key if new.debounce else False,
-            False if new.retention == KEPT else new.retention,
-            False,
-        ]
-    )
+def _spec(new: NewTask) -> list[Any]:
+    return [
+        new.name,
+        new.priority,
+        new.input,
+        new.max_attempts,
+        new.max_crashes,
+        new.idempotency_key or False,
+        new.debounce.key if new.debounce else False,
+        False if new.retention == KEPT else new.retention,
+        False,
+    ]
 
 
 def _task(new: NewTask) -> list[Any]:
     debounce = new.debounce
     return [
         new.id,
-        _spec(new),
+        pack(_spec(new)),
         new.name,
         bucket_of(new.priority),
         new.delay,

@@ -24,7 +24,6 @@ from concave.store.records import (
 from concave.store.redis.client import AT_ONCE, RedisClient, ScriptCaller
 from concave.store.redis.codec import (
     MalformedRecordError,
-    is_plain,
     pack,
     packed_lanes,
     packed_settlements,
@@ -78,10 +77,11 @@ class RedisStore:
 
     async def add(self, tasks: Sequence[NewTask]) -> list[str]:
         ids = [new.id for new in tasks]
-        plain = 0 < len(tasks) <= LARGEST_STEP and len(set(ids)) == len(ids) and all(map(is_plain, tasks))
-        # The short script adds all of them or, where one was added before, none.
-        if plain and await self._scripts.call_again("push", packed_lanes(tasks)):
-            return ids
+        if 0 < len(tasks) <= LARGEST_STEP and len(set(ids)) == len(ids):
+            plain = packed_lanes(tasks)
+            # The short script adds all of them or, where one was added before, none.
+            if plain and await self._scripts.call_again("push", plain):
+                return ids
         others = await self._scripts.call_again("add", packed_tasks(tasks))
         for index, standing in zip(others[::2], others[1::2], strict=True):
             ids[index - 1] = standing.decode()
