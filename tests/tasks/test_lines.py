@@ -8,6 +8,7 @@ import pytest
 from concave import define_task
 from concave.errors import StoreUnavailableError
 from concave.kv.protocol import KV
+from concave.store.protocol import abort_topic
 from concave.store.records import Claim, Settled, Settlement
 from concave.tasks import TaskDefinition, TaskScheduler
 from concave.tasks.claims import TWO_LINES_FROM
@@ -116,9 +117,13 @@ async def test_a_word_to_stop_that_comes_before_its_task_is_kept_on_the_line_it_
     slow, scheduler, spied = gated(gate, ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
     there, let_through = spied.script.hold_answer("claim")
     task_id = await scheduler.enqueue(slow)
-    async with working(spied, slow, concurrency=BUSY):
+    heard = asyncio.Event()
+    async with working(spied, slow, id="w", concurrency=BUSY):
         await there.wait()
+        listener = await timed_kv.store.listen(abort_topic("w"), lambda _: heard.set())
         assert await scheduler.cancel(task_id, running=True)
+        await heard.wait()
         let_through.set()
         assert (await ended(timed_kv, task_id)).status == "cancelled"
+        await listener.close()
     assert ran == []
