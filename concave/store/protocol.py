@@ -206,6 +206,10 @@ class Store(Protocol):
 
     # Cold: what people and dashboards ask.
 
+    async def ended(self, task_id: str, tell: Callable[[TaskRecord | None], object]) -> Listener:
+        """Call `tell` when a task has ended, as `listen` calls: with its record, or with None where that is to be looked up."""
+        ...
+
     async def now(self) -> Micros:
         """The store's clock."""
         ...

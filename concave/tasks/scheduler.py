@@ -10,8 +10,7 @@ from typing import Any, TypeVar, overload
 from concave.clock import seconds, to_micros
 from concave.errors import ConfigurationError
 from concave.kv.protocol import KV
-from concave.store.protocol import done_topic
-from concave.store.records import NewTask, Query, TaskStatus
+from concave.store.records import NewTask, Query, TaskRecord, TaskStatus
 from concave.tasks.batching import Batcher, in_batches
 from concave.tasks.dead_letter import DeadLetterQueue
 from concave.tasks.define import TaskDefinition
@@ -233,6 +232,12 @@ class TaskScheduler:
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
         told, timed_out = asyncio.Event(), False
+        ended: TaskRecord | None = None
+
+        def tell(record: TaskRecord | None) -> None:
+            nonlocal ended
+            ended = record or ended
+            told.set()
 
         def give_up() -> None:
             nonlocal timed_out
@@ -240,13 +245,15 @@ class TaskScheduler:
             told.set()
 
         timer = None if limit is None else self._kv.clock.call_later(limit, give_up)
-        listener = await self._kv.store.listen(done_topic(task_id), lambda _: told.set())
+        listener = await self._kv.store.ended(task_id, tell)
         try:
             while (task := await self.get_task(task_id)) is not None and task.status not in ENDED:
                 if timed_out:
                     raise TimeoutError(f"task {task_id} is still {task.status} after {limit:g} s")
                 await told.wait()
                 told.clear()
+                if ended is not None:
+                    return Task.from_record(ended)
             return task
         finally:
             if timer is not None:

@@ -4,11 +4,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from concave.store.protocol import DEAD, WORK, Store, done_topic
-from concave.store.records import Cancel, Complete, Decision, Die, Failure, Release, Retry, Settlement
+from concave.store.records import (
+    Cancel,
+    Complete,
+    Debounce,
+    Decision,
+    Die,
+    Failure,
+    Release,
+    Retry,
+    Settlement,
+    TaskRecord,
+)
 from concave.testing.clock import FakeClock
 from concave.testing.suite_support import (
     SECOND,
@@ -178,6 +191,39 @@ class TopicsSuite:
             await heard.until(task_id)
         for listener in listeners:
             await listener.close()
+
+    async def test_who_waits_for_an_end_is_told_all_of_it_or_that_it_is_there(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        decisions: list[Decision] = [Complete(b"[1]"), Die("x", Failure("boom")), Cancel("y"), Complete(b"2")]
+        several: tuple[dict[str, Any], ...] = (
+            {},
+            {"debounce": Debounce("d", 0, None), "idempotency_key": "k"},
+        )
+        for keys in several:
+            for decision in decisions:
+                task_id = await add(store, **keys)
+                told: asyncio.Queue[TaskRecord | None] = asyncio.Queue()
+                listener = await store.ended(task_id, told.put_nowait)
+                (lease,) = await take(store)
+                clock.advance(1)
+                await settle(store, lease, decision)
+                record = await told.get()
+                assert record in {None, await store.get(task_id)}
+                await listener.close()
+                clock.advance(90 * 86400)
+
+    async def test_of_many_that_end_together_each_is_told(self, store: Store) -> None:
+        for count in (3, 50):
+            ids = await store.add(new_tasks(count))
+            told: dict[str, asyncio.Queue[TaskRecord | None]] = {task_id: asyncio.Queue() for task_id in ids}
+            listeners = [await store.ended(task_id, told[task_id].put_nowait) for task_id in ids]
+            leases = await take(store, limit=count)
+            await store.settle([Settlement(lease, Complete(b"1")) for lease in leases])
+            for task_id in ids:
+                assert await told[task_id].get() in {None, await store.get(task_id)}
+            for listener in listeners:
+                await listener.close()
 
     async def test_who_waits_for_one_task_hears_of_no_other(self, store: Store) -> None:
         first, second = await store.add(new_tasks(2))

@@ -11,8 +11,9 @@ from concave.clock import SystemClock
 from concave.errors import StoreUnavailableError
 from concave.kv import RedisKV
 from concave.store.protocol import WORK, done_topic
+from concave.store.records import Complete, Settlement, TaskRecord
 from concave.store.redis import topics
-from concave.testing.suite_support import Heard, add, take
+from concave.testing.suite_support import Heard, add, new_tasks, take
 from tests.servers import RedisServer
 
 
@@ -109,6 +110,36 @@ async def _subscribing(redis: Redis) -> int:
     """How often anyone has subscribed."""
     stats = await redis.info("commandstats")
     return int(stats.get("cmdstat_subscribe", {"calls": 0})["calls"])
+
+
+@pytest.mark.parametrize(
+    "count, size, whole", [(1, 10, True), (4, 10, True), (5, 10, False), (1, 5000, False)]
+)
+async def test_where_few_end_at_once_their_records_come_along(
+    redis_kv: RedisKV, count: int, size: int, whole: bool
+) -> None:
+    # For many, or large ones, that would be more than anybody waits for.
+    store = redis_kv.store
+    ids = await store.add(new_tasks(count, input=b"[" + b" " * size + b"]"))
+    told: dict[str, asyncio.Queue[TaskRecord | None]] = {task_id: asyncio.Queue() for task_id in ids}
+    listeners = [await store.ended(task_id, told[task_id].put_nowait) for task_id in ids]
+    await store.settle([Settlement(lease, Complete(b"1")) for lease in await take(store, limit=count)])
+    for task_id in ids:
+        assert await told[task_id].get() == (await store.get(task_id) if whole else None)
+    for listener in listeners:
+        await listener.close()
+
+
+async def test_a_message_that_nobody_can_read_says_that_there_was_one(
+    redis_kv: RedisKV, redis: Redis
+) -> None:
+    task_id = await add(redis_kv.store)
+    told: asyncio.Queue[TaskRecord | None] = asyncio.Queue()
+    listener = await redis_kv.store.ended(task_id, told.put_nowait)
+    for rest in (b"", b"\xc1", b"\x01", b"\xdb\xff"):
+        await redis.publish(f"{{{redis_kv.prefix}}}:done", task_id.encode() + b"\0" + rest)
+        assert await told.get() is None
+    await listener.close()
 
 
 async def test_a_listener_that_raises_harms_no_other(listening_kv: RedisKV) -> None:

@@ -279,7 +279,7 @@ async def test_waiting_has_its_limit(timed_kv: KV, clock: WatchedClock) -> None:
 
 
 async def test_waiting_looks_again_after_a_lost_connection(timed_kv: KV) -> None:
-    """None on a topic: there may have been messages."""
+    """None: it may have ended."""
     notified: list[Any] = []
 
     class Deaf(ScriptedKV):
@@ -287,11 +287,11 @@ async def test_waiting_looks_again_after_a_lost_connection(timed_kv: KV) -> None
         def store(self) -> Any:
             store = super().store
 
-            async def listen(topic: str, notify: Any) -> Any:
-                notified.append(notify)
-                return await timed_kv.store.listen("nothing", notify)
+            async def ended(_: str, tell: Any) -> Any:
+                notified.append(tell)
+                return await timed_kv.store.listen("nothing", tell)
 
-            store.listen = listen
+            store.ended = ended
             return store
 
     deaf = Deaf(timed_kv)

@@ -314,3 +314,14 @@ async def test_what_is_heard_late_is_run_if_it_is_still_held(
         assert (await ended(timed_kv, task_id)).crashes == 0
         assert len({wanted.nonce for wanted in claims_of(spied)[:2]}) == 1
     assert ran == [task_id]
+
+
+async def test_who_waits_for_a_task_is_told_how_it_ended_and_looks_once(timed_kv: RedisKV) -> None:
+    job, spied = counting([]), ScriptedKV(timed_kv)
+    scheduler = TaskScheduler(spied)
+    async with working(timed_kv, job):
+        for number in range(1, 4):
+            task = await scheduler.wait(await scheduler.enqueue(job))
+            assert task is not None
+            assert task == await found(timed_kv, task.id)
+            assert (task.status, spied.script.calls["get"]) == ("completed", number)

@@ -14,7 +14,7 @@ from concave.store.memory.entry import Entry
 from concave.store.memory.locks import MemoryLocks
 from concave.store.memory.schedules import MemorySchedules
 from concave.store.memory.state import State
-from concave.store.protocol import Listener
+from concave.store.protocol import Listener, done_topic
 from concave.store.records import (
     NOTHING_CLAIMED,
     Claim,
@@ -84,6 +84,9 @@ class MemoryStore:
 
     async def listen(self, topic: str, notify: Callable[[str | None], object]) -> Listener:
         return self._state.topics.listen(topic, notify)
+
+    async def ended(self, task_id: str, tell: Callable[[TaskRecord | None], object]) -> Listener:
+        return self._state.topics.listen(done_topic(task_id), lambda _: tell(None))
 
     async def now(self) -> Micros:
         return self._clock.now()

@@ -40,6 +40,7 @@ __all__ = [
     "read_handed_out",
     "read_record",
     "read_schedule",
+    "read_told",
 ]
 
 ENDED: dict[bytes, TaskStatus] = {b"c": "completed", b"d": "dead", b"x": "cancelled"}
@@ -202,6 +203,15 @@ def read_handed_out(message: bytes) -> tuple[str, str, Micros, list[bytes], list
     """What standing.lua tells a worker: a claim's nonce, whose it is, since when; ids and records."""
     nonce, worker_id, now, *rows = _values(message)
     return nonce.decode(), worker_id.decode(), int(now), rows[::2], rows[1::2]
+
+
+def read_told(data: bytes) -> dict[bytes, bytes]:
+    """The records behind the ids in a message about endings, by id; none where nobody can read it."""
+    try:
+        values = _values(data) if data else []
+    except Exception:  # noqa: BLE001  as in read_record; whoever waits for one looks it up
+        return {}
+    return dict(zip(values[::2], values[1::2], strict=False))
 
 
 def _one_claimed(

@@ -34,7 +34,7 @@ from concave.store.redis.codec import (
 )
 from concave.store.redis.locks import RedisLocks
 from concave.store.redis.schedules import RedisSchedules
-from concave.store.redis.topics import RedisTopics
+from concave.store.redis.topics import RedisTopics, ended_topic
 
 __all__ = ["RedisStore"]
 
@@ -134,6 +134,13 @@ class RedisStore:
         return await self._topics.listen(
             topic, lambda message: notify(None if message is None else message.decode())
         )
+
+    async def ended(self, task_id: str, tell: Callable[[TaskRecord | None], object]) -> Listener:
+        def hear(record: bytes | None) -> None:
+            # It has ended, so that the time makes no difference to it.
+            tell(read_record(task_id.encode(), record, 0) if record else None)
+
+        return await self._topics.listen(ended_topic(task_id), hear)
 
     async def now(self) -> Micros:
         return int((await self._scripts.call_again("get", ""))[0])

@@ -15,8 +15,9 @@ from concave.clock import Clock, Timer, sleep
 from concave.errors import StoreUnavailableError
 from concave.store.protocol import done_topic
 from concave.store.redis.client import heeding_cancellation, mapped_errors
+from concave.store.redis.codec import read_told
 
-__all__ = ["RedisTopics"]
+__all__ = ["RedisTopics", "ended_topic"]
 
 log = logging.getLogger("concave.store")
 
@@ -27,6 +28,14 @@ DONE = "done"
 LINGER = 5.0
 """Seconds that a process goes on hearing of endings when nobody waits for one: to subscribe is a trip, and the next who waits
 spares it."""
+ENDED = "ended:"
+
+
+def ended_topic(task_id: str) -> str:
+    """A message here is the record of this task, which has ended; empty where it is to be looked up."""
+    return ENDED + task_id
+
+
 RECONNECT_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 SILENCE = 30.0
@@ -140,7 +149,7 @@ class RedisTopics:
         self._confirmed.clear()
 
     def _channel(self, topic: str) -> str:
-        return self._namespace + (DONE if topic.startswith(done_topic("")) else topic)
+        return self._namespace + (DONE if topic.startswith((done_topic(""), ENDED)) else topic)
 
     async def _connect(self) -> None:
         pubsub = await self._new_pubsub()
@@ -204,15 +213,21 @@ class RedisTopics:
             return
         topic, data = channel.removeprefix(self._namespace), message["data"]
         if topic == DONE:
-            ended = set(data.decode().split("\n"))
-            for each in list(self._subscriptions):
-                task_id = each.topic.removeprefix(done_topic(""))
-                if task_id in ended and task_id != each.topic:
-                    self._tell(each, task_id.encode())
+            self._deliver_endings(data)
             return
         for each in list(self._subscriptions):
             if each.topic == topic:
                 self._tell(each, data)
+
+    def _deliver_endings(self, data: bytes) -> None:
+        ids, _, told = data.partition(b"\0")
+        ended = set(ids.split(b"\n"))
+        records = read_told(told)
+        for each in list(self._subscriptions):
+            kind, _, rest = each.topic.partition(":")
+            task_id = rest.encode()
+            if task_id in ended and kind in {"done", "ended"}:
+                self._tell(each, records.get(task_id, b"") if kind == "ended" else task_id)
 
     def _subscribed(self, channel: str) -> None:
         confirmed = self._confirmed[channel]

@@ -1,6 +1,18 @@
 -- How a task ends, and what is remembered of it.
 
-local ended, indexed, longest_kept = {}, false, -1
+local ended, told, indexed, longest_kept = {}, {}, false, -1
+
+-- Where few tasks end at once, whoever waits for one is told all of it, and needn't ask. Where many do, that would be more than
+-- anybody waits for.
+local FEW, SHORT = 4, 4096
+
+local function has_ended(id, record)
+  ended[#ended + 1] = id
+  if #told < 2 * FEW and #record <= SHORT then
+    told[#told + 1] = id
+    told[#told + 1] = record
+  end
+end
 
 -- Drop a batch's entries of tasks that have expired, up to about `limit` tasks; how many, and when the next one does.
 local function drop_of(batch, limit)
@@ -65,7 +77,8 @@ end
 
 local function tell_ended()
   if #ended > 0 then
-    publish('done', table.concat(ended, '\n'))
+    local message = table.concat(ended, '\n')
+    publish('done', #told > 0 and message .. '\0' .. pack(unpack(told)) or message)
   end
 end
 
@@ -177,7 +190,8 @@ local function finish(id, record, status, reason, run)
   local retention = spec[8] or KEPT
   local kept = status == 'd' and retention[3] or retention[2]
   local expires = now + kept
-  call('SET', P .. 't:' .. id, record .. pack({status, now, expires, run, reason}), 'PX', ms(kept))
+  record = record .. pack({status, now, expires, run, reason})
+  call('SET', P .. 't:' .. id, record, 'PX', ms(kept))
   index_ended(status, spec[1], kept, {head[1], id}, {id})
   if status == 'd' then
     call('ZADD', P .. 'dead', now, id)
@@ -188,7 +202,7 @@ local function finish(id, record, status, reason, run)
   if kept < DAY then
     remember(id, id, head[1])
   end
-  ended[#ended + 1] = id
+  has_ended(id, record)
 end
 
 -- Drop an ended task's record and its index entries.

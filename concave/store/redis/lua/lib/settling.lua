@@ -37,7 +37,7 @@ local function complete_group(group, marks)
   if accepted == 0 then
     return
   end
-  local keys, done, times = {}, {}, {}
+  local keys, done, times, few = {}, {}, {}, #ids <= FEW
   for i, id in ipairs(ids) do
     keys[i] = P .. 't:' .. id
   end
@@ -45,7 +45,11 @@ local function complete_group(group, marks)
   local ending, lasting = '\149' .. pack('c', now, now + kept), ms(kept)
   for i, id in ipairs(ids) do
     if runs[i] and records[i] then
-      call('SET', keys[i], records[i] .. ending .. runs[i] .. results[i], 'PX', lasting)
+      local record = records[i] .. ending .. runs[i] .. results[i]
+      call('SET', keys[i], record, 'PX', lasting)
+      if few then
+        has_ended(id, record)
+      end
       local n = #done + 1
       done[n], times[n] = id, created[i]
       if kept < DAY then
@@ -55,19 +59,22 @@ local function complete_group(group, marks)
   end
   if #done > 0 then
     index_completed(name, kept, done, times)
-    ended[#ended + 1] = table.concat(done, '\n')
+    if not few then
+      ended[#ended + 1] = table.concat(done, '\n')
+    end
   end
 end
 
 local function complete_one(s, record, run)
   local id, name, kept = s[1], s[3], s[6]
-  call('SET', P .. 't:' .. id, record .. '\149' .. pack('c', now, now + kept) .. run .. s[5], 'PX', ms(kept))
+  record = record .. '\149' .. pack('c', now, now + kept) .. run .. s[5]
+  call('SET', P .. 't:' .. id, record, 'PX', ms(kept))
   index_ended('c', name, kept, {s[7], id}, {id})
   settle_keys(id, name, s[8], s[9], s[10])
   if kept < DAY then
     remember(id, id, s[7])
   end
-  ended[#ended + 1] = id
+  has_ended(id, record)
 end
 
 -- Count a failure in the head and keep it as an event; the latest of them, should there be many.
