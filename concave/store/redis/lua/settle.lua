@@ -15,9 +15,13 @@
 
 local marks, names = {}, {}
 
-for _, group in ipairs(cmsgpack.unpack(ARGV[2])) do
+local groups = cmsgpack.unpack(ARGV[2])
+local stopped = stop_running(groups, marks)
+for g, group in ipairs(groups) do
   names[group[1]] = true
-  complete_group(group, marks)
+  if #stopped[g].ids > 0 then
+    complete_group(group, stopped[g].runs)
+  end
 end
 
 local rows = cmsgpack.unpack(ARGV[3])

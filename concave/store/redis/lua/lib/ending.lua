@@ -1,6 +1,6 @@
 -- How a task ends, and what is remembered of it.
 
-local ended, told, indexed, longest_kept = {}, {}, false, -1
+local ended, ends, told, indexed, longest_kept = {}, 0, {}, false, -1
 
 -- Where few tasks end at once, whoever waits for one is told all of it, and needn't ask. Where many do, that would be more than
 -- anybody waits for.
@@ -8,6 +8,7 @@ local FEW, SHORT = 4, 4096
 
 local function has_ended(id, record)
   ended[#ended + 1] = id
+  ends = ends + 1
   if #told < 2 * FEW and #record <= SHORT then
     told[#told + 1] = id
     told[#told + 1] = record
@@ -78,7 +79,7 @@ end
 local function tell_ended()
   if #ended > 0 then
     local message = table.concat(ended, '\n')
-    publish('done', #told > 0 and message .. '\0' .. pack(unpack(told)) or message)
+    publish('done', #told > 0 and ends <= FEW and message .. '\0' .. pack(unpack(told)) or message)
   end
 end
 

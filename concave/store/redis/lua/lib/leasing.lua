@@ -6,16 +6,24 @@ local function run_entry(nonce, worker)
   return nonce .. pack({worker, now}, string.rep(' ', 64))
 end
 
--- Lease ids of one name, of which there are some, for `lasting` from now.
-local function hold(name, ids, lasting, run)
-  local deadline, leases, runs = whole(now + lasting), {}, {}
-  for i, id in ipairs(ids) do
-    leases[2 * i - 1], leases[2 * i] = deadline, id
-    runs[2 * i - 1], runs[2 * i] = id, run
+-- Lease tasks for `lasting` from now: ids by name, some of each.
+local function hold(ids_by_name, lasting, run)
+  local deadline, runs, names = whole(now + lasting), {}, {}
+  for name, ids in pairs(ids_by_name) do
+    local leases = {}
+    for i, id in ipairs(ids) do
+      leases[2 * i - 1], leases[2 * i] = deadline, id
+      runs[#runs + 1] = id
+      runs[#runs + 1] = run
+    end
+    call('ZADD', P .. 'l:' .. name, unpack(leases))
+    names[#names + 1] = deadline
+    names[#names + 1] = name
   end
-  call('HSET', P .. 'run', unpack(runs))
-  call('ZADD', P .. 'l:' .. name, unpack(leases))
-  call('ZADD', P .. 'ldue', 'LT', deadline, name)
+  if #runs > 0 then
+    call('HSET', P .. 'run', unpack(runs))
+    call('ZADD', P .. 'ldue', 'LT', unpack(names))
+  end
 end
 
 -- Know what a claim leased, should it be sent again.

@@ -1,20 +1,29 @@
 -- Carrying out decisions about leased tasks.
 
--- Take up to some thousands of tasks of a name out of what runs, as far as their nonces still stand; for each in turn what
--- its run was (packed), or false. A mark for each goes to `marks`.
+-- Take tasks out of what runs, as far as their nonces still stand: up to some thousands of groups [name, _, [id, …], [nonce, …]].
+-- Of each group, for each task in turn, what its run was (packed), or false. A mark for each goes to `marks`.
 -- Nothing is written before this removes: a server that is out of memory refuses a script's first write if it could need
 -- more, and only that.
-local function stop_running(name, ids, nonces, marks)
-  local held = call('HMGET', P .. 'run', unpack(ids))
-  local runs, gone, taken, n = {}, {}, {}, #marks
-  for i, id in ipairs(ids) do
-    local run = held[i] and not taken[id] and run_of(held[i])
-    if run and run.nonce == nonces[i] then
-      taken[id], gone[#gone + 1] = true, id
-      runs[i], marks[n + i] = run.packed, '1'
-    else
-      runs[i], marks[n + i] = false, '0'
+local function stop_running(groups, marks)
+  local all, taken, gone, stopped, n = {}, {}, {}, {}, 0
+  for _, group in ipairs(groups) do
+    for _, id in ipairs(group[3]) do
+      all[#all + 1] = id
     end
+  end
+  local held = #all > 0 and call('HMGET', P .. 'run', unpack(all)) or {}
+  for g, group in ipairs(groups) do
+    local runs, mine = {}, {}
+    for i, id in ipairs(group[3]) do
+      n = n + 1
+      local run = held[n] and not taken[id] and run_of(held[n])
+      local stands = run and run.nonce == group[4][i]
+      runs[i], marks[#marks + 1] = stands and run.packed, stands and '1' or '0'
+      if stands then
+        taken[id], gone[#gone + 1], mine[#mine + 1] = true, id, id
+      end
+    end
+    stopped[g] = {runs = runs, ids = mine}
   end
   if #gone > 0 then
     call('HDEL', P .. 'run', unpack(gone))
@@ -23,20 +32,21 @@ local function stop_running(name, ids, nonces, marks)
         call('HDEL', P .. hash, unpack(gone))
       end
     end
-    call('ZREM', P .. 'l:' .. name, unpack(gone))
-    if call('EXISTS', P .. 'l:' .. name) == 0 then
-      call('ZREM', P .. 'ldue', name)
+  end
+  for g, group in ipairs(groups) do
+    local l = P .. 'l:' .. group[1]
+    if #stopped[g].ids > 0 then
+      call('ZREM', l, unpack(stopped[g].ids))
+      if call('EXISTS', l) == 0 then
+        call('ZREM', P .. 'ldue', group[1])
+      end
     end
   end
-  return runs, #gone
+  return stopped
 end
 
-local function complete_group(group, marks)
-  local name, kept, ids, nonces, created, results = unpack(group)
-  local runs, accepted = stop_running(name, ids, nonces, marks)
-  if accepted == 0 then
-    return
-  end
+local function complete_group(group, runs)
+  local name, kept, ids, _, created, results = unpack(group)
   local keys, done, times, few = {}, {}, {}, #ids <= FEW
   for i, id in ipairs(ids) do
     keys[i] = P .. 't:' .. id
@@ -61,6 +71,7 @@ local function complete_group(group, marks)
     index_completed(name, kept, done, times)
     if not few then
       ended[#ended + 1] = table.concat(done, '\n')
+      ends = ends + #done
     end
   end
 end
@@ -124,7 +135,7 @@ end
 local function settle_rows(rows, marks, names)
   for _, s in ipairs(rows) do
     names[s[3]] = true
-    local runs = stop_running(s[3], {s[1]}, {s[2]}, marks)
+    local runs = stop_running({{s[3], 0, {s[1]}, {s[2]}}}, marks)[1].runs
     local record = runs[1] and call('GET', P .. 't:' .. s[1])
     if not record then
       -- refused; or gone, on a server that evicts

@@ -78,7 +78,7 @@ local function hand_out(lane, ids, records, lanes)
         message[#message + 1] = ids[i]
         message[#message + 1] = records[i]
       end
-      hold(name, mine, lasting, run_entry(nonce, worker))
+      hold({[name] = mine}, lasting, run_entry(nonce, worker))
       remember_claim(worker, line, nonce, mine, lasting)
       publish('leases:' .. desk, pack(unpack(message)))
       given = given + #mine
