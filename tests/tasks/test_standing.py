@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -31,6 +30,25 @@ def counting(ran: list[str]) -> TaskDefinition[None, None]:
         ran.append(ctx.task_id)
 
     return job
+
+
+class HeldAnswer:
+    """What is handed to a worker, which hears of it when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.there = asyncio.Event()
+        self._on_answer = TaskWorker._on_answer
+        self._given: tuple[TaskWorker, str, Sequence[Lease]] | None = None
+
+        def keep(worker: TaskWorker, nonce: str, leases: Sequence[Lease]) -> None:
+            self._given = worker, nonce, leases
+            self.there.set()
+
+        monkeypatch.setattr(TaskWorker, "_on_answer", keep)
+
+    def hear(self) -> None:
+        assert self._given is not None
+        self._on_answer(*self._given)
 
 
 def claims_of(spied: ScriptedKV) -> list[Claim]:
@@ -166,26 +184,19 @@ async def test_what_was_handed_over_unheard_is_in_the_answer_as_well(
     timed_kv: RedisKV, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The message comes first, and is still about to be heard when the claim that is made again has its answer.
-    ran, heard, kept = list[str](), asyncio.Event(), list[Any]()
-
-    def hear(self: TaskWorker, nonce: str, leases: Sequence[Lease]) -> None:
-        kept[:] = self, nonce, leases
-        heard.set()
-
-    on_answer = TaskWorker._on_answer
-    monkeypatch.setattr(TaskWorker, "_on_answer", hear)
+    ran, answer = list[str](), HeldAnswer(monkeypatch)
     job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
     async with working(spied, job) as worker:
         await spied.script.called("claim", 1)
         task_id = await scheduler.enqueue(job)
-        await heard.wait()
+        await answer.there.wait()
         there, let_through = spied.script.hold_answer("claim")
         worker._on_work(None)
         await there.wait()
-        on_answer(*kept)
+        answer.hear()
         let_through.set()
         await ended(timed_kv, task_id)
-        on_answer(*kept)  # once more, much later
+        answer.hear()  # once more, much later
     assert ran == [task_id]
 
 
@@ -272,21 +283,14 @@ async def test_a_claim_that_leased_what_nobody_can_read_does_not_stand(
 async def test_what_is_heard_after_its_lease_is_not_begun(
     timed_kv: RedisKV, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran, heard, kept = list[str](), asyncio.Event(), list[Any]()
-
-    def hear(self: TaskWorker, nonce: str, leases: Sequence[Lease]) -> None:
-        kept[:] = self, nonce, leases
-        heard.set()
-
-    on_answer = TaskWorker._on_answer
-    monkeypatch.setattr(TaskWorker, "_on_answer", hear)
+    ran, answer = list[str](), HeldAnswer(monkeypatch)
     job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
     async with working(spied, job):
         await spied.script.called("claim", 1)
         task_id = await scheduler.enqueue(job)
-        await heard.wait()
+        await answer.there.wait()
         clock.advance(30.1)  # its process was frozen; and the message is what it sees first
-        on_answer(*kept)
+        answer.hear()
         async with time_passing(clock, at_most=5):
             task = await ended(timed_kv, task_id)
         assert (task.status, task.crashes) == ("completed", 1)
@@ -296,21 +300,14 @@ async def test_what_is_heard_after_its_lease_is_not_begun(
 async def test_what_is_heard_late_is_run_if_it_is_still_held(
     timed_kv: RedisKV, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran, heard, kept = list[str](), asyncio.Event(), list[Any]()
-
-    def hear(self: TaskWorker, nonce: str, leases: Sequence[Lease]) -> None:
-        kept[:] = self, nonce, leases
-        heard.set()
-
-    on_answer = TaskWorker._on_answer
-    monkeypatch.setattr(TaskWorker, "_on_answer", hear)
+    ran, answer = list[str](), HeldAnswer(monkeypatch)
     job, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
     async with working(spied, job):
         await spied.script.called("claim", 1)
         task_id = await scheduler.enqueue(job)
-        await heard.wait()
+        await answer.there.wait()
         clock.advance(20)
-        on_answer(*kept)
+        answer.hear()
         assert (await ended(timed_kv, task_id)).crashes == 0
         assert len({wanted.nonce for wanted in claims_of(spied)[:2]}) == 1
     assert ran == [task_id]
