@@ -96,6 +96,7 @@ FILTERS: list[tuple[str, Any]] = [
     ("name=isempty=false", text_where(lambda name: name != "")),
     ('name>"Z"', text_where(lambda name: name > "Z")),
     ('name=le="a%b"', text_where(lambda name: name <= "a%b")),
+    ('name=lt="a%b"', text_where(lambda name: name < "a%b")),
     ('name=in=("Ada",null,"x")', named("Ada", None)),
     ('name=out=("Ada",null)', text_where(lambda name: name != "Ada")),
     ("name=in=()", named()),
