@@ -19,7 +19,7 @@ __all__ = ["Conditions", "Tags"]
 
 TAG = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 ANY = "*"
-CONDITIONAL = {b"if-match", b"if-none-match"}
+CONDITIONAL = frozenset({b"if-match", b"if-none-match"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

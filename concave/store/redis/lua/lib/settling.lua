@@ -1,6 +1,6 @@
 -- Carrying out decisions about leased tasks.
 
--- Take tasks out of what runs, as far as their nonces still stand: up to some thousands of groups [name, _, [id, …], [nonce, …]].
+-- Take tasks out of what runs, some thousands at most, as far as their nonces still stand: groups [name, _, [id, …], [nonce, …]].
 -- Of each group, for each task in turn, what its run was (packed), or false. A mark for each goes to `marks`.
 -- Nothing is written before this removes: a server that is out of memory refuses a script's first write if it could need
 -- more, and only that.
