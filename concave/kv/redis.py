@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -22,9 +21,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError, RedisClust
 from concave.clock import Clock, SystemClock
 from concave.errors import ConfigurationError
 from concave.store.redis import RedisStore
-from concave.store.redis.client import AT_ONCE, heeding_cancellation, mapped_errors
-from concave.store.redis.direct import DirectClient
+from concave.store.redis.calls import SharedConnection
+from concave.store.redis.client import RedisClient, mapped_errors
+from concave.store.redis.driver import DriverClient
 from concave.store.redis.topics import RedisTopics
+from concave.store.redis.wire import Wires
 
 __all__ = ["RedisKV"]
 
@@ -83,9 +84,7 @@ class RedisKV:
         opened = _open(self._url, namespace, self._options)
         try:
             with mapped_errors(self.description):
-                async with asyncio.timeout(opened.patience):
-                    with heeding_cancellation():
-                        await opened.client.execute_command("PING")
+                await opened.client.execute_command("PING")
         except TypeError as error:
             await opened.close()
             raise ConfigurationError(f"not an option of the redis client: {error}") from error
@@ -94,15 +93,13 @@ class RedisKV:
             raise
         self._opened = opened
         self._loop = asyncio.get_running_loop()
-        self._topics = RedisTopics(opened.new_pubsub, namespace, self.description, SystemClock())
+        self._topics = RedisTopics(opened.listening, namespace, self.description, SystemClock())
         self._store = RedisStore(
             opened.client,
             self._topics,
             namespace=namespace,
             where=self.description,
             clock=self._given_clock,
-            at_once=opened.room,
-            patience=opened.patience,
         )
 
     async def close(self) -> None:
@@ -127,18 +124,14 @@ class RedisKV:
 
 
 class _Opened(NamedTuple):
-    """A client, what makes pub/sub connections to the same place, and clients that belong to it."""
+    """What sends commands, what makes a connection to listen on, and clients of the driver's that are to be closed."""
 
-    client: Any
-    new_pubsub: Callable[[], Awaitable[Any]]
-    others: tuple[Any, ...] = ()
-    room: int = AT_ONCE
-    """Calls under way at a time: a pool that is used up refuses, where to wait is better."""
-    patience: float | None = None
-    """Seconds that a call may take; where the driver counts them, None."""
+    client: RedisClient
+    listening: Wires
+    clients: tuple[Any, ...]
 
     async def close(self) -> None:
-        for client in (self.client, *self.others):
+        for client in (self.client, *self.clients):
             await client.aclose()
 
 
@@ -153,29 +146,33 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
         **options,
     }
     plain = f"{scheme.partition('+')[0]}://{rest}"
+    patience: float | None = settings["socket_timeout"]
     try:
-        if kind == "sentinel":
-            opened = _behind_sentinels(plain, settings)
-            return opened._replace(client=_direct(opened.client, options))
         if kind == "cluster":
             cluster = RedisCluster.from_url(plain, **settings)
-            most = cluster.connection_kwargs["max_connections"]
-            return _Opened(cluster, partial(_cluster_pubsub, cluster, namespace), room=min(AT_ONCE, most))
-        unhurried: dict[str, Any] = {**settings, "socket_timeout": None}
-        single, listening = Redis.from_url(plain, **unhurried), Redis.from_url(plain, **settings)
+            client = DriverClient(cluster, at_once=cluster.connection_kwargs["max_connections"])
+            listening = Wires(partial(_pool_of_cluster, cluster, namespace), patience=patience)
+            return _Opened(client, listening, ())
+        if kind == "sentinel":
+            single, sentinels = _behind_sentinels(plain, settings)
+        else:
+            single, sentinels = Redis.from_url(plain, **settings), ()
     except ConfigurationError:
         raise
     except (ValueError, TypeError) as error:
         # The error may quote from a password: one with a "/" in it reads like a port.
         reason = REASON if "@" in url else str(error)
         raise ConfigurationError(f"{_without_password(url)} is not a URL for Redis: {reason}") from None
-    client, new_pubsub = _direct(single, options), partial(_pubsub, listening)
-    return _Opened(client, new_pubsub, (listening,), _room(single), settings["socket_timeout"])
+    most = _connections(single)
 
+    async def pool() -> Any:
+        return single.connection_pool
 
-def _direct(client: Any, options: dict[str, Any]) -> Any:
-    # A user's own retries are the client's to carry out, and a client may have but one connection, outside of its pool.
-    return client if options.keys() & {"retry", "single_connection_client"} else DirectClient(client)
+    listening = Wires(pool, patience=patience)
+    if "retry" in options:
+        # A user's own retries are the driver's to carry out.
+        return _Opened(DriverClient(single, at_once=most - 1), listening, sentinels)
+    return _Opened(SharedConnection(Wires(pool, patience=patience)), listening, (single, *sentinels))
 
 
 def _without_retries(kind: str) -> dict[str, Any]:
@@ -186,14 +183,14 @@ def _without_retries(kind: str) -> dict[str, Any]:
     return {"retry": Retry(NoBackoff(), 0)}
 
 
-def _room(client: Any) -> int:
+def _connections(client: Any) -> int:
     most: int = client.connection_pool.max_connections
     if most < 2:
         raise ConfigurationError(f"max_connections must be at least 2, of which one listens, not {most}")
-    return min(AT_ONCE, most - 1)
+    return most
 
 
-def _behind_sentinels(url: str, settings: dict[str, Any]) -> _Opened:
+def _behind_sentinels(url: str, settings: dict[str, Any]) -> tuple[Any, tuple[Any, ...]]:
     parts = urlsplit(url)
     userinfo, _, hosts = parts.netloc.rpartition("@")
     username, _, password = userinfo.partition(":")
@@ -213,24 +210,19 @@ def _behind_sentinels(url: str, settings: dict[str, Any]) -> _Opened:
         ssl=parts.scheme == "rediss",
         **settings,
     )
-    return _Opened(master, partial(_pubsub, master), tuple(sentinel.sentinels), _room(master))
+    return master, tuple(sentinel.sentinels)
 
 
-async def _pubsub(client: Any) -> Any:
-    return client.pubsub()
-
-
-async def _cluster_pubsub(cluster: Any, namespace: str) -> Any:
+async def _pool_of_cluster(cluster: Any, namespace: str) -> Any:
     # What is published at one node is told to all. At that of the namespace, scripts see who listens. With the options of the
-    # client's own connections, TLS and credentials among them; and its pool is closed with its one connection.
+    # client's own connections, TLS and credentials among them; and its one connection is all that there will be to close.
     try:
         # The client learns by its commands where that is after a failover, and a process that only listens sends no other.
         await cluster.execute_command("EXISTS", namespace)
         node = cluster.get_node_from_key(namespace)
     except RedisClusterException as error:  # nobody has its slot at the moment; and this is no RedisError
         raise RedisConnectionError(str(error)) from error
-    pool = ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)
-    return Redis(connection_pool=pool).pubsub()
+    return ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)
 
 
 def _without_password(url: str) -> str:

@@ -28,7 +28,13 @@ PREFIX = "chaos"
 async def until_terminated() -> None:
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    heed_termination()
     await terminated.wait()
+
+
+def heed_termination() -> None:
+    """Let come what the zygote keeps from a program until it is ready for it."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 # Recurring schedules --------------------------------------------------------------------------------------------------
@@ -80,6 +86,7 @@ async def web(
 
     `meet`: which meeting, and of how many processes; each comes there with the first rows that it has read for a sweep.
     """
+    heed_termination()  # uvicorn does the rest
     with ExitStack() as stack:
         if meet is not None:
             stack.enter_context(fail_at("sweep.read", partial(_meet, Ledger(ledger), *meet), times=1))

@@ -31,8 +31,12 @@ def main() -> None:
 
 
 def _fork(fork: str, options: dict[str, Any], log: str) -> int:
+    # Who is told to end before he listens for it ends when he does: a test would take a signal's death for a crash.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
-    if pid == 0:
+    if pid != 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    else:
         _become(fork, options, log)
     alive[pid] = None
     return pid

@@ -58,6 +58,7 @@ class RedisProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="redis-proxy", daemon=True)
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._swallowed: set[asyncio.StreamWriter] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -80,6 +81,10 @@ class RedisProxy:
     def cut(self) -> None:
         """Reset all connections there are now."""
         self._run(self._cut()).result()
+
+    def swallow(self) -> None:
+        """Let whatever comes over the connections that listen get lost, both ways, as a firewall does that forgot them."""
+        self._swallowed.update(self._connections.values())
 
     @contextmanager
     def harming(self, choose: Choose) -> Generator[None]:
@@ -147,7 +152,9 @@ class RedisProxy:
                 return _reset(writer)
             upstream.write(command)
             if name in LISTENS:
-                await asyncio.gather(_pump(reader, upstream), _pump(replies, writer))
+                await asyncio.gather(
+                    self._pump(writer, reader, upstream), self._pump(writer, replies, writer)
+                )
             reply = await _frame(replies)
             if fault is Fault.STALL:
                 await asyncio.sleep(self._stall)
@@ -160,19 +167,21 @@ class RedisProxy:
             writer.write(reply)
             await writer.drain()
 
+    async def _pump(
+        self, client: asyncio.StreamWriter, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(65536):
+            if client not in self._swallowed:
+                writer.write(data)
+                await writer.drain()
+        raise EOFError
+
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     sock: socket.socket = writer.get_extra_info("socket")
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
     writer.transport.abort()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    raise EOFError
 
 
 async def _frame(reader: asyncio.StreamReader) -> bytes:

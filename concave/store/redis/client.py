@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Generator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -26,9 +25,9 @@ from redis.exceptions import (
 
 from concave.clock import Clock
 from concave.errors import StoreError, StoreFullError, StoreUnavailableError
-from concave.store.redis.script import Script, load_script
+from concave.store.redis.script import load_script
 
-__all__ = ["AT_ONCE", "RedisClient", "ScriptCaller", "heeding_cancellation", "mapped_errors"]
+__all__ = ["DRIVERS", "RedisClient", "ScriptCaller", "mapped_errors"]
 
 PASSING = (
     BusyLoadingError,
@@ -47,9 +46,19 @@ DRIVERS = (RedisError, *PASSING)
 
 
 class RedisClient(Protocol):
-    """What is used of a redis-py client, single or cluster."""
+    """What sends commands: on a connection of our own, or through the driver's client."""
 
-    async def execute_command(self, *args: Any) -> Any: ...
+    def execute_command(self, *args: bytes | str | int) -> Awaitable[Any]:
+        """Send a command; its reply. Raises the driver's errors."""
+        ...
+
+    async def renew(self) -> None:
+        """Have the next call connect anew."""
+        ...
+
+    async def aclose(self) -> None:
+        """End its connections, for good."""
+        ...
 
 
 PASSING_CODE = re.compile(
@@ -80,87 +89,34 @@ def mapped_errors(where: str) -> Generator[None]:
         raise ours(error, where) from error
 
 
-class heeding_cancellation:  # noqa: N801  used like a function, as those of contextlib are
-    """Raise CancelledError behind calls of the driver that were cancelled and didn't notice.
-
-    The driver writes within `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the turn of
-    the loop in which the writing ends: whoever called it off would wait on, for its answer and for all that comes after it.
-    """
-
-    __slots__ = ("_before", "_task")
-
-    def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._before = 0 if self._task is None else self._task.cancelling()
-
-    def __exit__(self, *_: object) -> None:
-        if self._task is not None and self._task.cancelling() > self._before:
-            raise asyncio.CancelledError
-
-
 def _is_of_a_replica(error: BaseException | None) -> bool:
     return isinstance(error, ReadOnlyError) or "-READONLY " in str(error)
 
 
-AT_ONCE = 64
-"""Calls under way at a time, at most; each has a connection of its own, and others wait for one."""
-
-
 class ScriptCaller:
-    """Calls scripts within one namespace. With a `clock`, that is given to the server in place of its own: in tests.
+    """Calls scripts within one namespace. With a `clock`, that is given to the server in place of its own: in tests."""
 
-    A call fails after `patience` seconds without its answer. One deadline for all of it costs less than the driver's, which
-    are one for each reading and, before Python 3.12, a task for each writing.
-    """
-
-    def __init__(
-        self,
-        client: RedisClient,
-        namespace: str,
-        where: str,
-        clock: Clock | None = None,
-        *,
-        at_once: int = AT_ONCE,
-        patience: float | None = None,
-    ) -> None:
+    def __init__(self, client: RedisClient, namespace: str, where: str, clock: Clock | None = None) -> None:
         self._client = client
         self._namespace = namespace
         self._where = where
         self._clock = clock
-        self._room = asyncio.Semaphore(at_once)
-        self._patience = patience
 
     async def call(self, name: str, *args: bytes | str | int) -> Any:
         """Run a verb's script. Sent again, once, with its source where the server doesn't know it."""
-        async with self._room:
-            try:
-                with heeding_cancellation():
-                    async with asyncio.timeout(self._patience):
-                        return await self._execute(load_script(name), args)
-            except DRIVERS as error:
-                if _is_of_a_replica(error):
-                    await self._forget_connections()
-                raise ours(error, self._where) from error
-
-    async def _execute(self, script: Script, args: Sequence[bytes | str | int]) -> Any:
-        moment = "" if self._clock is None else str(self._clock.now())
-        given = (1, self._namespace, moment, *args)
+        script = load_script(name)
+        given = (1, self._namespace, "" if self._clock is None else self._clock.now(), *args)
         try:
-            return await self._client.execute_command("EVALSHA", script.sha, *given)
-        except NoScriptError:
-            return await self._client.execute_command("EVAL", script.source, *given)
-
-    async def _forget_connections(self) -> None:
-        """Close those that are idle, so that the next call connects to whatever its address leads to by then.
-
-        A master that has become a replica need not end its connections: they would be tried again and again. The driver
-        closes one behind sentinels, unless the error comes from within a script of Redis 6. A cluster's client has no
-        pool of its own, and is told by its nodes where to go.
-        """
-        pool: Any = getattr(self._client, "connection_pool", None)
-        if pool is not None:
-            with mapped_errors(self._where):
-                await pool.disconnect(inuse_connections=False)
+            try:
+                return await self._client.execute_command("EVALSHA", script.sha, *given)
+            except NoScriptError:
+                return await self._client.execute_command("EVAL", script.source, *given)
+        except DRIVERS as error:
+            if _is_of_a_replica(error):
+                # A master that has become a replica need not end its connections: they would be tried again and again.
+                with mapped_errors(self._where):
+                    await self._client.renew()
+            raise ours(error, self._where) from error
 
     async def call_again(self, name: str, *args: bytes | str | int) -> Any:
         """`call`, tried once more where there was no answer: for verbs whose answer is the same the second time.

@@ -21,7 +21,7 @@ from concave.store.records import (
     TaskRecord,
     TaskStatus,
 )
-from concave.store.redis.client import AT_ONCE, RedisClient, ScriptCaller
+from concave.store.redis.client import RedisClient, ScriptCaller
 from concave.store.redis.codec import (
     MalformedRecordError,
     pack,
@@ -66,10 +66,8 @@ class RedisStore:
         namespace: str,
         where: str,
         clock: Clock | None = None,
-        at_once: int = AT_ONCE,
-        patience: float | None = None,
     ) -> None:
-        self._scripts = ScriptCaller(client, namespace, where, clock, at_once=at_once, patience=patience)
+        self._scripts = ScriptCaller(client, namespace, where, clock)
         self._topics = topics
         self._names: tuple[ClaimNames, bytes, str] = ((), pack({}), "\n")
         self.schedules = RedisSchedules(self._scripts)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from concave.clock import Clock, Timer, sleep
 from concave.errors import StoreUnavailableError
 from concave.store.protocol import done_topic
-from concave.store.redis.client import heeding_cancellation, mapped_errors
+from concave.store.redis.client import DRIVERS, mapped_errors
 from concave.store.redis.codec import read_told
+from concave.store.redis.wire import Wire, Wires
 
 __all__ = ["RedisTopics", "ended_topic"]
 
@@ -39,7 +40,7 @@ def ended_topic(task_id: str) -> str:
 RECONNECT_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 SILENCE = 30.0
-"""Seconds after which a silent connection is asked whether it is still there, and after which no answer means that it isn't."""
+"""Seconds from one question whether the server is still there to the next; where nothing came in between, it isn't."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,20 +59,22 @@ class RedisTopics:
     A lost connection is made anew, and everyone is told that they may have missed something.
     """
 
-    def __init__(
-        self, new_pubsub: Callable[[], Awaitable[Any]], namespace: str, where: str, clock: Clock
-    ) -> None:
-        self._new_pubsub = new_pubsub
+    def __init__(self, wires: Wires, namespace: str, where: str, clock: Clock) -> None:
+        self._wires = wires
         self._namespace = namespace
         self._where = where
         self._clock = clock
         self._subscriptions: list[_Subscription] = []
         self._confirmed: dict[str, asyncio.Future[None]] = {}
-        self._pubsub: Any = None
-        self._reader: asyncio.Task[None] | None = None
+        self._wire: Wire | None = None
+        self._heard = False
+        """Whether anything came since it was last asked for something."""
+        self._pause = RECONNECT_PAUSE
+        self._asking: Timer | None = None
         self._lingering: Timer | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
-        # One at a time connects, subscribes or disconnects.
+        # One at a time connects or disconnects.
         self._changing = asyncio.Lock()
 
     async def listen(self, topic: str, notify: Notify) -> _Subscription:
@@ -85,13 +88,11 @@ class RedisTopics:
         confirmed = self._confirmed.setdefault(channel, asyncio.get_running_loop().create_future())
         try:
             async with self._changing:
-                with heeding_cancellation(), mapped_errors(self._where):
-                    if self._pubsub is None:
+                if self._wire is None:
+                    with mapped_errors(self._where):
                         await self._connect()
-                    elif not confirmed.done():
-                        await self._pubsub.subscribe(channel)
-                if self._reader is None:
-                    self._reader = asyncio.create_task(self._read(), name="concave-topics")
+                elif not confirmed.done():
+                    self._wire.send("SUBSCRIBE", channel)
             await asyncio.shield(confirmed)
         except BaseException:
             await self.forget(subscription)
@@ -127,23 +128,20 @@ class RedisTopics:
         if self._is_heard(channel) or self._confirmed.pop(channel, None) is None:
             return
         async with self._changing:
-            if self._pubsub is not None and channel not in self._confirmed:
-                try:
-                    with heeding_cancellation():
-                        await self._pubsub.unsubscribe(channel)
-                except (RedisError, OSError) as error:
-                    log.debug("could not unsubscribe, the connection is gone: %s", error)
+            if not self._confirmed:
+                await self._disconnect()
+            elif self._wire is not None and channel not in self._confirmed:
+                self._wire.send("UNSUBSCRIBE", channel)
 
     async def close(self) -> None:
         """End all subscriptions and the connection."""
         if self._lingering is not None:
             self._lingering.cancel()
-        running = [task for task in (self._reader, self._leaving) if task is not None]
+        running = [task for task in (self._reconnecting, self._leaving) if task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await self._disconnect()
-        self._reader = None
         self._refuse_the_unconfirmed(RedisConnectionError("it was closed"))
         self._subscriptions.clear()
         self._confirmed.clear()
@@ -152,43 +150,59 @@ class RedisTopics:
         return self._namespace + (DONE if topic.startswith((done_topic(""), ENDED)) else topic)
 
     async def _connect(self) -> None:
-        pubsub = await self._new_pubsub()
-        try:
-            await pubsub.subscribe(*self._confirmed)
-        except BaseException:
-            with suppress(RedisError, OSError):
-                await pubsub.aclose()
-            raise
-        self._pubsub = pubsub
+        self._wire = await self._wires.open(self._hear, self._lost)
+        self._wire.send("SUBSCRIBE", *self._confirmed)
+        self._ask()
 
     async def _disconnect(self) -> None:
-        pubsub, self._pubsub = self._pubsub, None
-        if pubsub is not None:
-            with suppress(RedisError, OSError):
-                await pubsub.aclose()
+        self._let_go()
+        with suppress(*DRIVERS):
+            await self._wires.close()
 
-    async def _read(self) -> None:
-        """Deliver what comes, until nobody listens any more."""
-        pause = RECONNECT_PAUSE
-        while True:
+    def _let_go(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+        if self._wire is not None:
+            wire, self._wire = self._wire, None
+            self._wires.drop(wire)
+
+    def _ask(self) -> None:
+        """Ask the server now and then whether it is there: behind a firewall that forgot the connection, nobody tells otherwise."""
+        self._heard = False
+        self._asking = self._clock.call_later(SILENCE, self._was_anything_heard)
+
+    def _was_anything_heard(self) -> None:
+        if self._wire is None:
+            return
+        if not self._heard:
+            self._lost(self._wire, RedisConnectionError("it is silent"))
+            return
+        self._wire.send("PING")
+        self._ask()
+
+    def _lost(self, wire: Wire, error: Exception | None) -> None:
+        if wire is not self._wire:
+            return
+        self._let_go()
+        self._failed(error or RedisConnectionError("it was closed"))
+        if self._reconnecting is None or self._reconnecting.done():
+            self._reconnecting = asyncio.create_task(self._reconnect(), name="concave-topics")
+
+    async def _reconnect(self) -> None:
+        """Connect again, until nobody listens any more."""
+        while self._confirmed and self._wire is None:
+            await sleep(self._clock, self._pause)
+            self._pause = min(LONGEST_PAUSE, self._pause * 2)
             try:
-                with heeding_cancellation():
-                    async with self._changing:
-                        if not self._confirmed:
-                            await self._disconnect()
-                            self._reader = None
-                            return
-                        if self._pubsub is None:
-                            await self._connect()
-                    await self._read_message()
-                pause = RECONNECT_PAUSE
-            except (RedisError, OSError) as error:
-                log.warning("%s: lost the connection that listens (%s); trying again", self._where, error)
                 async with self._changing:
-                    await self._disconnect()
-                    self._refuse_the_unconfirmed(error)
-                await sleep(self._clock, pause)
-                pause = min(LONGEST_PAUSE, pause * 2)
+                    if self._confirmed and self._wire is None:
+                        await self._connect()
+            except DRIVERS as error:
+                self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        log.warning("%s: lost the connection that listens (%s); trying again", self._where, error)
+        self._refuse_the_unconfirmed(error)
 
     def _refuse_the_unconfirmed(self, error: Exception) -> None:
         for confirmed in self._confirmed.values():
@@ -196,22 +210,22 @@ class RedisTopics:
                 confirmed.set_exception(StoreUnavailableError(f"{self._where} doesn't answer: {error}"))
                 confirmed.exception()  # it counts as seen, also where whoever waited for it has left
 
-    async def _read_message(self) -> None:
-        message = await self._pubsub.get_message(timeout=SILENCE)
-        if message is None:
-            await self._pubsub.ping()
-            message = await self._pubsub.get_message(timeout=SILENCE)
-            if message is None:
-                raise RedisConnectionError("it is silent")
-        self._deliver(message)
-
-    def _deliver(self, message: dict[str, Any]) -> None:
-        channel = (message["channel"] or b"").decode()
-        if message["type"] == "subscribe" and channel in self._confirmed:
-            self._subscribed(channel)
-        if message["type"] != "message":
+    def _hear(self, reply: Any) -> None:
+        self._heard = True
+        if isinstance(reply, Exception):
+            if self._wire is not None:
+                self._lost(self._wire, reply)
             return
-        topic, data = channel.removeprefix(self._namespace), message["data"]
+        # Of three values, unless it is the answer to the question whether the server is there.
+        told: tuple[bytes, bytes, bytes] = tuple(reply) if len(reply) == 3 else (b"", b"", b"")
+        kind, channel, data = told
+        if kind == b"message":
+            self._deliver(channel.decode().removeprefix(self._namespace), data)
+        elif kind == b"subscribe":
+            self._pause = RECONNECT_PAUSE
+            self._subscribed(channel.decode())
+
+    def _deliver(self, topic: str, data: bytes) -> None:
         if topic == DONE:
             self._deliver_endings(data)
             return
@@ -230,7 +244,9 @@ class RedisTopics:
                 self._tell(each, records.get(task_id, b"") if kind == "ended" else task_id)
 
     def _subscribed(self, channel: str) -> None:
-        confirmed = self._confirmed[channel]
+        confirmed = self._confirmed.get(channel)
+        if confirmed is None:
+            return  # nobody wants it any more
         if not confirmed.done():
             confirmed.set_result(None)
             return
