@@ -27,6 +27,7 @@ __all__ = [
     "fields_of",
     "is_unique",
     "name_of",
+    "resource_of",
     "table_of",
     "told",
 ]
@@ -93,6 +94,11 @@ def table_of(source: Any) -> tuple[Table, Mapper[Any] | None]:
         if isinstance(table, Table):
             return cast("Any", table), cast("Any", mapper)
     raise ConfigurationError(f"use_resource() takes a mapped class or a Table, not {source!r}")
+
+
+def resource_of(table: Table) -> str:
+    """What hooks and triggers are told that a table is called."""
+    return str(table.name)  # plain, for what `_attribute_of` says
 
 
 def fields_of(table: Table, mapper: Mapper[Any] | None) -> list[ResourceField]:

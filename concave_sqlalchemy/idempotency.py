@@ -18,14 +18,13 @@ from typing import Any, Final
 from pydantic_core import from_json, to_json, to_jsonable_python
 from sqlalchemy import BigInteger, bindparam, delete, func, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from concave_sqlalchemy.problems import Problem, in_header
 from concave_sqlalchemy.refusals import is_given_up
 from concave_sqlalchemy.tables import database_time, explained, idempotency_table
-from concave_sqlalchemy.transactions import Transactions
+from concave_sqlalchemy.transactions import AnySession, Transactions
 from concave_sqlalchemy.writing.call import Answer, IdempotencyKey
 
 __all__ = ["Expiry", "Records", "in_flight", "key_of"]
@@ -75,7 +74,7 @@ class Records:
 
     ttl: float
 
-    async def begin(self, session: AsyncSession, key: IdempotencyKey) -> Answer | None:
+    async def begin(self, session: AnySession, key: IdempotencyKey) -> Answer | None:
         """The answer that was given to this request; None where it is new, and nobody else's from now to the end of the transaction.
 
         Raises `Problem`: 409 while another is being carried out, 422 where the key was another request's, and
@@ -98,7 +97,7 @@ class Records:
             raise in_header(422, HEADER, "was sent with another request", code="IDEMPOTENCY_KEY_REUSED")
         return Answer(found.status, found.body, from_json(found.headers))
 
-    async def keep(self, session: AsyncSession, key: IdempotencyKey, answer: Answer) -> None:
+    async def keep(self, session: AnySession, key: IdempotencyKey, answer: Answer) -> None:
         """Keep an answer, if and only if the transaction commits. Now and then, a few that have expired go with it."""
         await session.execute(
             insert(idempotency_table).values(
@@ -128,9 +127,12 @@ class Expiry:
 
     async def _clear(self) -> bool:
         """Whether anything went: what others have locked, they delete."""
-        async with self._transactions.writing(begins_with_write=True) as session:
+
+        async def clear(session: AnySession) -> bool:
             gone: Any = await session.execute(CLEAR)
             return bool(gone.rowcount)
+
+        return await self._transactions.write(clear, begins_with_write=True)
 
     async def _any(self) -> bool:
         return await self._transactions.read(self._has_any)
@@ -146,7 +148,7 @@ def in_flight() -> Problem:
     return in_header(409, HEADER, message, code="IDEMPOTENCY_IN_FLIGHT", retry_after="1")
 
 
-async def _clear_aside(session: AsyncSession) -> None:
+async def _clear_aside(session: AnySession) -> None:
     """Delete what has expired, in a savepoint.
 
     In a transaction that sees the database as it once was (REPEATABLE READ), a record that another one has deleted since is a

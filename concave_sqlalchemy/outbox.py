@@ -32,7 +32,7 @@ from concave_sqlalchemy.outbox_sql import NUMBERED_INSERT, delete_rows, insert_r
 from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
 from concave_sqlalchemy.relay import Relay, Submission
 from concave_sqlalchemy.tables import database_time, explained, outbox_table
-from concave_sqlalchemy.transactions import Sessions, Transactions
+from concave_sqlalchemy.transactions import AnySession, Sessions, Transactions
 
 __all__ = ["Outbox"]
 
@@ -237,18 +237,19 @@ class Outbox:
         return tasks
 
     async def _put_aside(self, task_id: str, reason: str) -> None:
-        async with self.transactions.writing(begins_with_write=True) as session:
-            await session.execute(
-                update(outbox_table).where(outbox_table.c.id == task_id).values(broken=reason[:1000])
-            )
+        statement = update(outbox_table).where(outbox_table.c.id == task_id).values(broken=reason[:1000])
+        await self.transactions.write(lambda session: session.execute(statement), begins_with_write=True)
 
     async def _delete(self, ids: Sequence[str]) -> None:
         if not ids:
             return
-        async with self.transactions.writing(begins_with_write=True) as session:
+
+        async def delete(session: AnySession) -> None:
             await session.run_sync(delete_rows, ids)
             if armed:
                 await reach("outbox.deleting")
+
+        await self.transactions.write(delete, begins_with_write=True)
         if armed:
             await reach("outbox.deleted")
 

@@ -4,20 +4,15 @@ that gets the session, a request needs the connection alone, which costs a third
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, cast
 
 from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
-from sqlalchemy.util import greenlet_spawn
 
 __all__ = ["PlainSession", "listeners_of_all", "plain_engine"]
 
 Listeners: TypeAlias = tuple[Any, ...]
-
-T = TypeVar("T")
 
 WITHOUT_EFFECT: Final = frozenset({"bind", "expire_on_commit", "autoflush"})
 """Options of a session that mean nothing to who uses no objects."""
@@ -56,7 +51,7 @@ def plain_engine(sessions: Any, listeners: Listeners) -> Engine | None:
     return None if any(listeners) else bind.sync_engine
 
 
-class _Core:
+class PlainSession:
     """As much of a ``Session`` as is used here: a connection from the first statement to the end."""
 
     def __init__(self, engine: Engine) -> None:
@@ -70,18 +65,23 @@ class _Core:
         return self._connection
 
     def begin(self) -> RootTransaction:
+        """Begin it."""
         return self.connection().begin()
 
     def begin_nested(self) -> NestedTransaction:
+        """A savepoint."""
         return self.connection().begin_nested()
 
     def execute(self, statement: Any, parameters: Any = None) -> Any:
+        """Execute a statement."""
         return self.connection().execute(statement, parameters)
 
     def get_bind(self, *_: Any, **_options: Any) -> Engine:
+        """The engine."""
         return self._engine
 
     def commit(self) -> None:
+        """Commit it."""
         self.connection().commit()
 
     def close(self) -> None:
@@ -89,37 +89,3 @@ class _Core:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-
-class PlainSession:
-    """As much of an ``AsyncSession`` as is used here, on a connection of `engine`."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.sync_session = _Core(engine)
-
-    async def close(self) -> None:
-        """Close it, which rolls back."""
-        await greenlet_spawn(self.sync_session.close)
-
-    def get_bind(self, *_: Any, **_options: Any) -> Engine:
-        """The engine."""
-        return self.sync_session.get_bind()
-
-    @asynccontextmanager
-    async def begin_nested(self) -> AsyncGenerator[NestedTransaction]:
-        """A savepoint, released at the end and rolled back by whatever is raised."""
-        savepoint = await greenlet_spawn(self.sync_session.begin_nested)
-        try:
-            yield savepoint
-        except BaseException:
-            await greenlet_spawn(savepoint.rollback)
-            raise
-        await greenlet_spawn(savepoint.commit)
-
-    async def execute(self, statement: Any, parameters: Any = None) -> Any:
-        """Execute a statement; its rows are fetched by then."""
-        return await greenlet_spawn(self.sync_session.execute, statement, parameters)
-
-    async def run_sync(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Call a function with what it takes for a session."""
-        return await greenlet_spawn(function, self.sync_session, *args, **options)

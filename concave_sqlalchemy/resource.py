@@ -22,7 +22,7 @@ from concave_sqlalchemy import idempotency
 from concave_sqlalchemy.aggregates import PARAMETERS as AGGREGATE_PARAMETERS
 from concave_sqlalchemy.body import Incoming, read_object
 from concave_sqlalchemy.etags import Conditions, Tags
-from concave_sqlalchemy.fields import FieldName, ResourceField, fields_of, table_of
+from concave_sqlalchemy.fields import FieldName, ResourceField, fields_of, resource_of, table_of
 from concave_sqlalchemy.filters import FilterOperator
 from concave_sqlalchemy.idempotency import Records
 from concave_sqlalchemy.json_values import Numbers
@@ -337,7 +337,7 @@ def _writing(
 ) -> Writing:
     rows, tags = Rows(table, schema, version), Tags(schema, version)
     hooked = hooks.uses_session and hooks != ResourceHooks()
-    performer = Performer(table.name, outbox, hooked=hooked, records=records)
+    performer = Performer(resource_of(table), outbox, hooked=hooked, records=records)
     return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -16,12 +16,11 @@ from typing import Any, TypeVar
 
 from anyio import CancelScope
 from sqlalchemy import Engine, Pool, QueuePool, SingletonThreadPool
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from concave.errors import ConfigurationError
 
-__all__ = ["SessionInThreads", "caller_in_threads", "session_for_hooks", "threads_for"]
+__all__ = ["SessionInThreads", "threads_for"]
 
 T = TypeVar("T")
 
@@ -34,6 +33,8 @@ class SessionInThreads:
 
     def __init__(self, session: Session, executor: ThreadPoolExecutor) -> None:
         self.sync_session = session
+        self.for_hooks = session
+        self.in_thread = self.call
         self._executor = executor
 
     async def close(self) -> None:
@@ -73,16 +74,6 @@ class SessionInThreads:
         except asyncio.CancelledError:
             await _end_of(work)
             raise
-
-
-def session_for_hooks(session: AsyncSession | SessionInThreads) -> AsyncSession | Session:
-    """The session that the application's factory made."""
-    return session.sync_session if isinstance(session, SessionInThreads) else session
-
-
-def caller_in_threads(session: AsyncSession | SessionInThreads) -> Callable[..., Awaitable[Any]] | None:
-    """What calls functions that use that session; None where they needn't be in a thread for it."""
-    return session.call if isinstance(session, SessionInThreads) else None
 
 
 def threads_for(engine: Any) -> int:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cached_property
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, StaticPool, Table, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
+from sqlalchemy.util import greenlet_spawn
 
 from concave.errors import ConfigurationError
+from concave_sqlalchemy.greenlets import SessionInGreenlet, in_one_greenlet
 from concave_sqlalchemy.plain import PlainSession, listeners_of_all, plain_engine
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.threads import SessionInThreads, threads_for
 
-__all__ = ["Sessions", "Transactions", "has_begun"]
+__all__ = ["AnySession", "Sessions", "Transactions", "has_begun"]
 
 Sessions: TypeAlias = async_sessionmaker[Any] | sessionmaker[Any]
 
 Result = TypeVar("Result")
+
+AnySession: TypeAlias = SessionInGreenlet | SessionInThreads
+"""As much of an ``AsyncSession`` as is used here, whoever waits for the database."""
 
 GATE_PATIENCE = 30.0
 """Seconds that a writer waits for its turn: less than for ever, since a hook may wait for a write of its own app."""
@@ -79,77 +84,76 @@ class Transactions:
                 f" {self.engine!r}: rows and tasks commit together in one database alone, so give that as bind="
             )
 
-    @asynccontextmanager
-    async def writing(
+    async def write(
         self,
+        work: Callable[[AnySession], Coroutine[Any, Any, Result]],
         *,
         hooked: bool = False,
         begins_with_write: bool = False,
-        last: Callable[[Session], object] | None = None,
-    ) -> AsyncGenerator[AsyncSession]:
-        """A transaction that may write; committed at the end, rolled back by whatever is raised.
+    ) -> Result:
+        """Have `work` write in a transaction: committed when it returns, rolled back by whatever is raised.
 
         Where it is `hooked` it is in others' hands, who must not end it: row and tasks would no longer commit together.
-        `begins_with_write`: its first statement is one that writes. `last` is called with the session before the commit, and on
-        the way there: a greenlet of its own, or a thread, would cost as much as what it does.
+        `begins_with_write`: its first statement is one that writes.
         """
         session = self._session(hooked=hooked)
         async with self._turn(), self._gate(session):
             try:
-                transaction = None
-                if not (begins_with_write and self._begins_by_itself):
-                    transaction = await session.run_sync(self._begin, begins_with_write=begins_with_write)
-                elif hooked:
-                    # Nothing is sent: the first statement begins it, here as there where it isn't begun at all.
-                    transaction = session.sync_session.begin()
-                guard = _CommitGuard(session) if hooked else None
-                yield session
-                if transaction is not None and not transaction.is_active:
-                    raise RuntimeError("a hook rolled the transaction back; to refuse a write, it raises")
-                if guard is not None:
-                    guard.lift()
-                await session.run_sync(_commit_and_close, last)
+                transaction = self._transact(
+                    session, work, hooked=hooked, begins_with_write=begins_with_write
+                )
+                if isinstance(session, SessionInThreads):
+                    return await transaction
+                return await in_one_greenlet(transaction)
             except BaseException:
                 # That rolls back, and is not to be interrupted by another cancellation.
                 await asyncio.shield(asyncio.ensure_future(session.close()))
                 raise
 
-    async def write(self, work: Callable[[Session], Result]) -> Result:
-        """What `work` writes, and first of all writes, in a transaction of its own; committed when it returns.
-
-        It runs in one go, as in `read`.
-        """
-        session = self._session()
-        async with self._turn(), self._gate(session):
-            try:
-                return await session.run_sync(self._write_and_close, work)
-            except BaseException:
-                # As in `writing`.
-                await asyncio.shield(asyncio.ensure_future(session.close()))
-                raise
+    async def _transact(
+        self,
+        session: AnySession,
+        work: Callable[[AnySession], Coroutine[Any, Any, Result]],
+        *,
+        hooked: bool,
+        begins_with_write: bool,
+    ) -> Result:
+        transaction = None
+        if not (begins_with_write and self._begins_by_itself):
+            transaction = await session.run_sync(self._begin, begins_with_write=begins_with_write)
+        elif hooked:
+            # Nothing is sent: the first statement begins it, here as there where it isn't begun at all.
+            transaction = session.sync_session.begin()
+        guard = _CommitGuard(session.sync_session) if hooked else None
+        result = await work(session)
+        if transaction is not None and not transaction.is_active:
+            raise RuntimeError("a hook rolled the transaction back; to refuse a write, it raises")
+        if guard is not None:
+            guard.lift()
+        await session.run_sync(_commit_and_close)
+        return result
 
     async def read(self, work: Callable[[Session], Result]) -> Result:
         """What `work` reads, in a transaction of its own.
 
-        It runs in one go, in one greenlet: a greenlet for each call of a driver, and a task to close the session, would cost more
-        than the query. The transaction ends as its connection goes back to the pool, which rolls back: a COMMIT before that would be
-        a round trip for nothing.
+        That ends as its connection goes back to the pool, which rolls back: a COMMIT before that would be a round trip for nothing.
         """
         session = self._session()
         # Only where all sessions share one connection (SQLite in memory) would a reader meet a writer's transaction.
         gate = self._gate(session) if isinstance(_pool(session), StaticPool) else nullcontext()
         async with self._turn(), gate:
-            return await session.run_sync(_read_and_close, work)
+            if isinstance(session, SessionInThreads):
+                return await session.run_sync(_read_and_close, work)
+            return await greenlet_spawn(_read_and_close, session.sync_session, work)
 
-    def _session(self, *, hooked: bool = False) -> AsyncSession:
-        # Either of the others has as much of an AsyncSession as is used here.
+    def _session(self, *, hooked: bool = False) -> AnySession:
         engine = None if hooked else plain_engine(self._sessions, self._listeners)
         if engine is not None:
-            return cast("AsyncSession", PlainSession(engine))
+            return SessionInGreenlet(PlainSession(engine))
         session = self._sessions()
         if isinstance(session, AsyncSession):
-            return session
-        return cast("AsyncSession", SessionInThreads(session, self._executor))
+            return SessionInGreenlet(session.sync_session, for_hooks=session)
+        return SessionInThreads(session, self._executor)
 
     def _turn(self) -> AbstractAsyncContextManager[Any]:
         """Where threads are needed, a turn before one is taken: see `threads_for`."""
@@ -181,14 +185,7 @@ class Transactions:
             self._begins_by_itself = True
         return transaction
 
-    def _write_and_close(self, session: Session, work: Callable[[Session], Result]) -> Result:
-        if not self._begins_by_itself:
-            self._begin(session, begins_with_write=True)
-        result = work(session)
-        _commit_and_close(session, None)
-        return result
-
-    def _gate(self, session: AsyncSession) -> AbstractAsyncContextManager[Any]:
+    def _gate(self, session: AnySession) -> AbstractAsyncContextManager[Any]:
         """SQLite has one writer at a time: writers of this process queue here, fairly, instead of polling for the file."""
         if session.get_bind().dialect.name != "sqlite":
             return nullcontext()
@@ -198,12 +195,12 @@ class Transactions:
 class _CommitGuard:
     """Refuses a session's commit until it is lifted. Savepoints are the hooks' own."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        event.listen(session.sync_session, "before_commit", self._refuse)
+        event.listen(session, "before_commit", self._refuse)
 
     def lift(self) -> None:
-        event.remove(self._session.sync_session, "before_commit", self._refuse)
+        event.remove(self._session, "before_commit", self._refuse)
 
     def _refuse(self, session: Any) -> None:
         if not session.in_nested_transaction():
@@ -232,7 +229,7 @@ async def _turn(lock: asyncio.Lock | asyncio.Semaphore) -> AsyncGenerator[None]:
         lock.release()
 
 
-def _pool(session: AsyncSession) -> Any:
+def _pool(session: AnySession) -> Any:
     return session.get_bind().engine.pool
 
 
@@ -267,8 +264,6 @@ def has_begun(connection: Connection) -> bool:
     return bool(raw.in_transaction)
 
 
-def _commit_and_close(session: Session, last: Callable[[Session], object] | None) -> None:
-    if last is not None:
-        last(session)
+def _commit_and_close(session: Session) -> None:
     session.commit()
     session.close()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import cached_property
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from concave.hooks import HookContext
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission, into
-from concave_sqlalchemy.threads import caller_in_threads, session_for_hooks
+from concave_sqlalchemy.transactions import AnySession
 
 __all__ = ["Write"]
 
@@ -24,9 +21,11 @@ MAX_REQUEST_ID = 200
 class Write:
     """From BEGIN to COMMIT, and a little longer: hooks may hold on to their context."""
 
+    session: AnySession
+    """Of the transaction, from its beginning on."""
+
     def __init__(
         self,
-        session: AsyncSession,
         outbox: Outbox,
         *,
         user: Any,
@@ -34,46 +33,46 @@ class Write:
         resource: str,
         shares_session: bool,
     ) -> None:
-        self.session = session
         self.submissions: list[Submission] = []
         self._user = user
         self._request = request
         self._resource = resource
         self._shares_session = shares_session
         self._outbox = outbox
+        self._ctx: HookContext | None = None
         self._sealed = False
         self._open = True
 
-    @cached_property
+    @property
     def ctx(self) -> HookContext:
         """What hooks are told. Made when the first of them is."""
-        return HookContext(
-            user=self._user,
-            request=self._request,
-            session=session_for_hooks(self.session) if self._shares_session else None,
-            resource=self._resource,
-            request_id=_request_id(self._request),
-            enqueue=into(self._take),
-            in_thread=caller_in_threads(self.session),
-        )
+        if self._ctx is None:
+            self._ctx = HookContext(
+                user=self._user,
+                request=self._request,
+                session=self.session.for_hooks if self._shares_session else None,
+                resource=self._resource,
+                request_id=_request_id(self._request),
+                enqueue=into(self._take),
+                in_thread=self.session.in_thread,
+            )
+        return self._ctx
 
-    def seal(self) -> None:
-        """There are all the tasks that there will be. Not for `flush` to say, which may run in a thread: one that came then was lost."""
+    @property
+    def after_commit(self) -> Sequence[Callable[[], Any]]:
+        """What hooks have to be called once it has committed, in order."""
+        return () if self._ctx is None else self._ctx.after_commit
+
+    async def finish(self) -> None:
+        """Write the tasks: the last statements before the commit. There are all that there will be."""
         self._sealed = True
-
-    def flush(self, session: Session) -> None:
-        """Write the tasks, unless that was done: the last statement before the commit."""
-        if not self._open:
-            return
-        try:
-            self.submissions = self._outbox.write_in(session, self.submissions)
-        finally:
-            self.close()
+        if self.submissions:
+            self.submissions = await self.session.run_sync(self._outbox.write_in, self.submissions)
 
     @asynccontextmanager
     async def nested(self) -> AsyncGenerator[None]:
         """A savepoint: what is raised inside of it undoes what hooks did there, their tasks and callbacks included."""
-        tasks, callbacks = len(self.submissions), len(self.ctx.after_commit)
+        tasks, callbacks = len(self.submissions), len(self.after_commit)
         try:
             async with self.session.begin_nested():
                 yield
@@ -83,7 +82,7 @@ class Write:
             raise
 
     def close(self) -> None:
-        """The transaction is over, or about to be."""
+        """The transaction is over."""
         self._open = False
 
     def _take(self, new: Submission) -> bool:

@@ -6,9 +6,14 @@ Everything that a store keeps is JSON: nothing is ever unpickled, and another la
 from __future__ import annotations
 
 import math
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any, Final, Generic, TypeVar, cast
+from uuid import UUID
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from concave.errors import ConfigurationError
@@ -17,6 +22,8 @@ __all__ = ["CodecError", "JsonCodec"]
 
 T = TypeVar("T")
 
+NEVER_NULL: Final = frozenset({str, int, bool, type(None), datetime, date, UUID, Decimal})
+"""What is written as null where it is None, and else never."""
 STARS = b'"**********"'
 """What Pydantic writes in place of a secret."""
 
@@ -28,10 +35,11 @@ class CodecError(ValueError):
 class JsonCodec(Generic[T]):
     """Checks values of one type, and turns them to JSON bytes and back."""
 
-    __slots__ = ("_adapter", "_typed")
+    __slots__ = ("_adapter", "_plainly_written", "_typed")
 
     def __init__(self, type_: Any, what: str) -> None:
         self._typed = type_ is not Any
+        self._plainly_written: bool | None = None
         try:
             self._adapter: TypeAdapter[T] = TypeAdapter(type_)
         except (PydanticUserError, NameError) as error:
@@ -91,6 +99,10 @@ class JsonCodec(Generic[T]):
         return data
 
     def _check_nulls(self, checked: T, data: bytes) -> None:
+        if self._plainly_written is None:
+            self._plainly_written = not _has_serializer(self._adapter.core_schema)
+        if self._plainly_written and _is_surely_finite(checked):
+            return
         plain = self._adapter.dump_python(checked, by_alias=True, warnings=False)
         if _may_be_infinite(plain) and _became_null(plain, from_json(data)):
             raise ValueError("it has a number that is not finite")
@@ -102,6 +114,42 @@ def _explained(error: Exception) -> str:
         return f"{type(error).__name__}: {error}"  # a validator of a user's may raise anything
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}" for item in found[:10])
+
+
+def _is_surely_finite(value: Any) -> bool:
+    """Whether each null in a value's JSON is a None, as nearly always. Where that isn't soon told, False."""
+    kind = cast("Any", type(value))
+    if kind in NEVER_NULL:
+        return True
+    if kind is float:
+        return math.isfinite(value)
+    if kind is dict:
+        return all(map(_is_surely_finite, value.values()))
+    if kind is list or kind is tuple:
+        return all(map(_is_surely_finite, value))
+    if isinstance(value, BaseModel) and _is_plainly_written(kind):
+        fields = all(map(_is_surely_finite, vars(value).values()))
+        return fields and all(map(_is_surely_finite, (value.model_extra or {}).values()))
+    return False
+
+
+@cache
+def _is_plainly_written(model: type[BaseModel]) -> bool:
+    return not _has_serializer(model.__pydantic_core_schema__)
+
+
+def _has_serializer(schema: object) -> bool:
+    """Whether a type has a say in how its values are written: they may then be written as something else."""
+    match schema:
+        case Mapping():
+            parts = cast("Mapping[str, object]", schema)
+            if "serialization" in parts or parts.get("computed_fields"):
+                return True
+            return any(_has_serializer(part) for name, part in parts.items() if name != "metadata")
+        case list() | tuple():
+            return any(map(_has_serializer, cast("list[object]", schema)))
+        case _:
+            return False
 
 
 def _may_be_infinite(plain: Any) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstanceState, Mapper, Session
 from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks, Row
 from concave.triggers import Event, changed_columns
-from concave_sqlalchemy.fields import fields_of, table_of
+from concave_sqlalchemy.fields import fields_of, resource_of, table_of
 from concave_sqlalchemy.keys import key_of
 from concave_sqlalchemy.policy import Allowed, Fields
 from concave_sqlalchemy.schema import RowSchema
@@ -65,7 +65,7 @@ class TrackedClass:
             mapped,
             hooks,
             user,
-            table.name,
+            resource_of(table),
             mapper,
             RowSchema.of(table.name, fields, key, Allowed.of(fields, key, Fields())),
             select(*(field.column.label(field.name) for field in fields)),

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
-from sqlalchemy.orm import Session
-
 from concave.failpoints import armed, reach
 from concave_sqlalchemy.idempotency import Records, in_flight
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.refusals import database_errors
+from concave_sqlalchemy.transactions import AnySession
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.call import Answer, Call, IdempotencyKey
 
@@ -53,11 +52,6 @@ class Performer:
         finally:
             self.in_flight.discard(call.key.id)
 
-    async def perform_bare(self, work: Callable[[Session], Answer]) -> Answer:
-        """Do what a request asks for, in one go, where no hook runs and no key counts: nothing but the database is waited for."""
-        with database_errors():
-            return await self.outbox.transactions.write(work)
-
     async def _once(self, key: IdempotencyKey, work: Work, write: Write) -> Answer:
         answer = await self.records.begin(write.session, key)
         if answer is None:
@@ -67,36 +61,36 @@ class Performer:
 
     async def _perform(self, call: Call, work: Work, *, begins_with_write: bool = False) -> Answer:
         """BEGIN … hooks and SQL … outbox rows, COMMIT, then what waited for the commit: callbacks and the relay."""
-        with database_errors():
-            async with self.outbox.transactions.writing(
-                hooked=self.hooked,
-                begins_with_write=begins_with_write,
-                last=lambda session: write.flush(session),  # noqa: PLW0108  (there is none yet)
-            ) as session:
-                write = Write(
-                    session,
-                    self.outbox,
-                    user=call.user,
-                    request=call.request,
-                    resource=self.resource,
-                    shares_session=self.hooked,
+        write = Write(
+            self.outbox,
+            user=call.user,
+            request=call.request,
+            resource=self.resource,
+            shares_session=self.hooked,
+        )
+
+        async def within(session: AnySession) -> Answer:
+            write.session = session
+            if armed:
+                await reach("write.begun")
+            answer = await work(write)
+            if armed:
+                await reach("write.hooked")
+            await write.finish()
+            if armed:
+                await reach("write.flushed")
+            return answer
+
+        try:
+            with database_errors():
+                answer = await self.outbox.transactions.write(
+                    within, hooked=self.hooked, begins_with_write=begins_with_write
                 )
-                if armed:
-                    await reach("write.begun")
-                try:
-                    answer = await work(write)
-                    if armed:
-                        await reach("write.hooked")
-                    write.seal()
-                    if armed:
-                        await session.run_sync(write.flush)
-                        await reach("write.flushed")
-                except BaseException:
-                    write.close()
-                    raise
+        finally:
+            write.close()
         if armed:
             await reach("write.committed")
-        for callback in write.ctx.after_commit:
+        for callback in write.after_commit:
             await _call_after_commit(callback)
         await self.outbox.relay(write.submissions)
         return answer

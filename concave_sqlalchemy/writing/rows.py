@@ -19,7 +19,6 @@ from sqlalchemy import (
     literal,
     select,
 )
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -32,6 +31,7 @@ from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.schema import RowSchema
 from concave_sqlalchemy.scopes import Where
+from concave_sqlalchemy.transactions import AnySession
 
 __all__ = ["Rows"]
 
@@ -58,12 +58,12 @@ class Rows:
             None if version is None else version.column == bindparam(VERSION, type_=version.column.type)
         )
 
-    async def locked(self, session: AsyncSession, key: KeyValue, *, where: Where) -> Row:
+    async def locked(self, session: AnySession, key: KeyValue, *, where: Where) -> Row:
         """A row that is about to be changed, so that it stays as it is until then; 404 where there is none within `where`."""
         statement = self._lock if where is None else self._lock.where(where)
         return await session.run_sync(self._one, statement, self._key.parameters(key))
 
-    async def all_locked(self, session: AsyncSession, where: Where, *, limit: int) -> list[Row]:
+    async def all_locked(self, session: AnySession, where: Where, *, limit: int) -> list[Row]:
         """The rows that meet a condition, as many as `limit`, locked."""
         # In one order for all: two batches of the same rows wait for each other, and never each for the other's half.
         statement = self._lock_all if where is None else self._lock_all.where(where)
@@ -71,7 +71,7 @@ class Rows:
         return [self._row(row) for row in found]
 
     async def locked_with(
-        self, session: AsyncSession, values: Mapping[str, Any], *, where: Where
+        self, session: AnySession, values: Mapping[str, Any], *, where: Where
     ) -> Row | None:
         """The row that has these values, which are unique together, locked; None where there is none within `where`."""
         if any(value is None for value in values.values()):
@@ -85,7 +85,7 @@ class Rows:
         return None if row is None else self._row(row)
 
     async def insert_unless_there(
-        self, session: AsyncSession, data: Mapping[str, Any], fields: Sequence[ResourceField]
+        self, session: AnySession, data: Mapping[str, Any], fields: Sequence[ResourceField]
     ) -> Row | None:
         """A new row; None where there is one with the same values of these fields, whoever put it there in the meantime."""
         of_dialect = _insert_of(session.get_bind().dialect.name)
@@ -108,7 +108,7 @@ class Rows:
         return self._one(session, *self._given(self._insert, self._numbered(data)))
 
     async def update(
-        self, session: AsyncSession, key: KeyValue, data: Mapping[str, Any], *, expected: Row | None = None
+        self, session: AnySession, key: KeyValue, data: Mapping[str, Any], *, expected: Row | None = None
     ) -> Row:
         """The row as it is after it was given these values, which may be SQL expressions.
 
@@ -119,11 +119,11 @@ class Rows:
         statement, values = self._given(self._update, data)
         return await self._if(session, statement, key, expected, values)
 
-    async def delete(self, session: AsyncSession, key: KeyValue, *, expected: Row | None = None) -> Row:
+    async def delete(self, session: AnySession, key: KeyValue, *, expected: Row | None = None) -> Row:
         """The row as it was. 412 as for `update`."""
         return await self._if(session, self._delete, key, expected)
 
-    async def satisfied(self, session: AsyncSession, key: KeyValue, *wheres: Where) -> list[bool]:
+    async def satisfied(self, session: AnySession, key: KeyValue, *wheres: Where) -> list[bool]:
         """Which of these conditions the row meets as it is now."""
         if all(where is None for where in wheres):
             return [True] * len(wheres)
@@ -144,7 +144,7 @@ class Rows:
 
     async def _if(
         self,
-        session: AsyncSession,
+        session: AnySession,
         statement: Any,
         key: KeyValue,
         expected: Row | None,

@@ -24,6 +24,7 @@ from concave_sqlalchemy import use_resource
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.plain import PlainSession, listeners_of_all, plain_engine
 from concave_sqlalchemy.relay import Submission
+from concave_sqlalchemy.transactions import AnySession
 from tests.sqlalchemy.support import client_for, database
 
 tables = MetaData()
@@ -128,14 +129,17 @@ async def test_what_is_raised_rolls_row_and_tasks_back(engine: AsyncEngine) -> N
 
 async def test_a_savepoint_takes_back_what_was_raised_in_it_alone(engine: AsyncEngine) -> None:
     transactions = Outbox(async_sessionmaker(engine)).transactions
-    async with transactions.writing() as session:
-        assert type(session).__name__ == PlainSession.__name__
+
+    async def write(session: AnySession) -> None:
+        assert isinstance(session.sync_session, PlainSession)
         async with session.begin_nested():
             await session.execute(insert(things), {"id": 1})
         with suppress(IntegrityError):
             async with session.begin_nested():
                 await session.execute(insert(things), {"id": 2})
                 await session.execute(insert(things), {"id": 1})
+
+    await transactions.write(write)
     async with engine.connect() as connection:
         assert (await connection.execute(text("SELECT id FROM things"))).scalars().all() == [1]
 
@@ -152,10 +156,8 @@ async def test_many_rows_of_the_outbox_are_deleted_by_one_statement_that_is_the_
 
     outbox = Outbox(async_sessionmaker(engine))
     names = [f'it\'s "{number}", {{}}' for number in range(30)]
-    async with outbox.transactions.writing() as session:
-        await session.run_sync(
-            outbox.write_in, [Submission(submission(note, 1, task_id=each)) for each in names]
-        )
+    rows = [Submission(submission(note, 1, task_id=each)) for each in names]
+    await outbox.transactions.write(lambda session: session.run_sync(outbox.write_in, rows))
     for chosen_ids in (names[:1], names[1:29]):
         await outbox._delete(chosen_ids)
     async with engine.connect() as connection:
@@ -168,8 +170,7 @@ async def test_an_outbox_row_that_is_refused_is_a_database_error(engine: AsyncEn
     outbox = Outbox(async_sessionmaker(engine))
     twice = [Submission(submission(note, 1, task_id="same"))] * 2
     with pytest.raises(IntegrityError):
-        async with outbox.transactions.writing() as session:
-            await session.run_sync(outbox.write_in, twice)
+        await outbox.transactions.write(lambda session: session.run_sync(outbox.write_in, twice))
 
 
 async def test_a_connection_that_is_lost_before_the_outbox_row_is_not_used_again(

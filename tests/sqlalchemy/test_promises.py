@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
+    event,
     func,
     insert,
     inspect,
@@ -747,23 +748,25 @@ async def test_a_task_that_is_enqueued_while_the_transaction_commits_is_refused(
     engine: AsyncEngine, scheduler: TaskScheduler, outbox_made: None
 ) -> None:
     contexts: list[HookContext] = []
+    refused: list[RuntimeError] = []
     resource = use_resource(
         notes,
         session=async_sessionmaker(engine),
         hooks=ResourceHooks(on_after_create=lambda ctx, row: contexts.append(ctx)),
     )
-    write_in, refused = resource._outbox.write_in, []
 
-    def slow(session: Any, submissions: Any) -> Any:
+    def committing(_: object) -> None:
         try:
             await_only(contexts[0].enqueue(promise, 1))
         except RuntimeError as error:
             refused.append(error)
-        return write_in(session, submissions)
 
-    resource._outbox.write_in = slow  # type: ignore[method-assign]
     async with client_of(resource) as client:
-        assert (await client.post("/", json=NOTE)).status_code == 201
+        event.listen(engine.sync_engine, "commit", committing)
+        try:
+            assert (await client.post("/", json=NOTE)).status_code == 201
+        finally:
+            event.remove(engine.sync_engine, "commit", committing)
     assert len(refused) == 1
     assert await scheduler.get_tasks() == []
 

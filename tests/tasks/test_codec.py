@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 from hypothesis import given, strategies as st
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, computed_field, field_validator
 
 from concave import ConfigurationError
 from concave.tasks.codec import CodecError, JsonCodec
@@ -108,6 +108,22 @@ def test_what_json_cannot_hold_is_refused(make: Callable[[], Any]) -> None:
         JsonCodec[Any](Any, "input").encode(make())
 
 
+class Boundless(BaseModel):
+    bound: Annotated[int, PlainSerializer(lambda _: math.inf)]
+
+
+class Ratio(BaseModel):
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ratio(self) -> float:
+        return math.inf
+
+
+class Loose(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    value: int | None = None
+
+
 @pytest.mark.parametrize(
     "type_,value",
     [
@@ -120,6 +136,11 @@ def test_what_json_cannot_hold_is_refused(make: Callable[[], Any]) -> None:
         (tuple[float, Any], (1.0, [math.inf])),
         (tuple[float, ...], (1.0, math.inf)),
         (dict[str, Any], {"inner": Measured(value=math.nan)}),
+        (Annotated[int, PlainSerializer(lambda _: math.inf)], 1),
+        (dict[str, Any], {"inner": Boundless(bound=1)}),
+        (Any, {"inner": Ratio(), "nothing": None}),
+        (Ratio, Ratio()),
+        (Loose, Loose.model_validate({"extra": [math.inf]})),
     ],
 )
 def test_a_number_that_is_not_finite_is_refused_in_types_too_and_not_made_null(

@@ -1,0 +1,84 @@
+"""A whole transaction in one greenlet.
+
+SQLAlchemy's drivers wait in greenlets. Its ``AsyncSession`` makes one for each of its calls, which costs as much as a small
+statement does, and a request makes many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.util import await_only, greenlet_spawn
+
+__all__ = ["SessionInGreenlet", "in_one_greenlet"]
+
+T = TypeVar("T")
+
+
+class SessionInGreenlet:
+    """As much of an ``AsyncSession`` as is used here, around its ``Session``, for who is in a greenlet already.
+
+    `for_hooks` is what they get, who are in none as far as they know.
+    """
+
+    def __init__(self, session: Any, for_hooks: AsyncSession | None = None) -> None:
+        self.sync_session = session
+        self.for_hooks = for_hooks
+        self.in_thread = None
+
+    async def close(self) -> None:
+        """Close it, which rolls back. That is to be possible from anywhere."""
+        await greenlet_spawn(self.sync_session.close)
+
+    def get_bind(self, *args: Any, **options: Any) -> Any:
+        """The engine."""
+        return self.sync_session.get_bind(*args, **options)
+
+    @asynccontextmanager
+    async def begin_nested(self) -> AsyncGenerator[Any]:
+        """A savepoint, released at the end and rolled back by whatever is raised."""
+        with self.sync_session.begin_nested() as savepoint:
+            yield savepoint
+
+    async def execute(self, *args: Any, **options: Any) -> Any:
+        """Execute a statement; its rows are fetched by then."""
+        return self.sync_session.execute(*args, **options)
+
+    async def run_sync(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Call a function with the session."""
+        return function(self.sync_session, *args, **options)
+
+
+async def in_one_greenlet(work: Coroutine[Any, Any, T]) -> T:
+    """Await something, all of it in one greenlet, where it may call what waits for a driver."""
+    return await greenlet_spawn(_carry_out, work)
+
+
+def _carry_out(work: Coroutine[Any, Any, Any]) -> Any:
+    """What a task does with a coroutine. What that waits for, and doesn't itself, the task waits for on its behalf."""
+    try:
+        waits_for = work.send(None)
+        while True:
+            try:
+                result = await_only(_Passed(waits_for))
+            except BaseException as error:  # noqa: BLE001  a cancellation above all: it is raised where the coroutine waits
+                waits_for = work.throw(error)
+            else:
+                waits_for = work.send(result)
+    except StopIteration as ended:
+        return ended.value
+
+
+class _Passed:
+    """Awaits what a coroutine has already asked its task to wait for."""
+
+    __slots__ = ("_waits_for",)
+
+    def __init__(self, waits_for: Any) -> None:
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self._waits_for)
