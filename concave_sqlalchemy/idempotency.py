@@ -128,11 +128,11 @@ class Expiry:
     async def _clear(self) -> bool:
         """Whether anything went: what others have locked, they delete."""
 
-        async def clear(session: AnySession) -> bool:
-            gone: Any = await session.execute(CLEAR)
+        def clear(session: Session) -> bool:
+            gone: Any = session.execute(CLEAR)
             return bool(gone.rowcount)
 
-        return await self._transactions.write(clear, begins_with_write=True)
+        return await self._transactions.write_at_once(clear)
 
     async def _any(self) -> bool:
         return await self._transactions.read(self._has_any)

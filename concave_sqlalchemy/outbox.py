@@ -238,7 +238,7 @@ class Outbox:
 
     async def _put_aside(self, task_id: str, reason: str) -> None:
         statement = update(outbox_table).where(outbox_table.c.id == task_id).values(broken=reason[:1000])
-        await self.transactions.write(lambda session: session.execute(statement), begins_with_write=True)
+        await self.transactions.write_at_once(lambda session: session.execute(statement))
 
     async def _delete(self, ids: Sequence[str]) -> None:
         if not ids:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
@@ -19,26 +17,33 @@ TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 log = logging.getLogger("concave.resource")
 
 
-@contextmanager
-def database_errors() -> Generator[None]:
+class database_errors:  # noqa: N801  used like a function, as those of contextlib are, which cost a request more than this
     """409 for a violated constraint, 422 for a value that doesn't fit, 503 for a database that is busy, or chose this one of two that wait for each other."""
-    try:
-        yield
-    except IntegrityError as error:
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, StatementError) and (problem := _problem_of(error)) is not None:
+            raise problem from error
+
+
+def _problem_of(error: StatementError) -> Problem | None:
+    """What a client is told of it; None for what is nothing of its doing."""
+    if isinstance(error, IntegrityError):
         log.info("a constraint was violated: %s", error.orig)
-        raise conflict() from error
-    except OperationalError as error:
-        if "locked" not in str(error.orig):
-            raise
-        raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from error
-    except StatementError as error:
-        if is_given_up(error):
-            log.info("a transaction was given up by the database: %s", error.orig)
-            raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from error
-        if not _is_about_a_value(error):
-            raise
-        log.info("a value was refused by the database: %s", error.orig)
-        raise Problem(422, "the database refuses a value") from error
+        return conflict()
+    if isinstance(error, OperationalError):
+        is_busy = "locked" in str(error.orig)
+        return Problem(503, "the database is busy", headers={"retry-after": "1"}) if is_busy else None
+    if is_given_up(error):
+        log.info("a transaction was given up by the database: %s", error.orig)
+        return Problem(503, "the database is busy", headers={"retry-after": "1"})
+    if not _is_about_a_value(error):
+        return None
+    log.info("a value was refused by the database: %s", error.orig)
+    return Problem(422, "the database refuses a value")
 
 
 def is_given_up(error: StatementError) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cached_property
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, StaticPool, Table, event
@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 AnySession: TypeAlias = SessionInGreenlet | SessionInThreads
 """As much of an ``AsyncSession`` as is used here, whoever waits for the database."""
 
+AT_ONCE: Final = nullcontext()
 GATE_PATIENCE = 30.0
 """Seconds that a writer waits for its turn: less than for ever, since a hook may wait for a write of its own app."""
 
@@ -97,7 +98,7 @@ class Transactions:
         `begins_with_write`: its first statement is one that writes.
         """
         session = self._session(hooked=hooked)
-        async with self._turn(), self._gate(session):
+        async with self._admission(session, writes=True):
             try:
                 transaction = self._transact(
                     session, work, hooked=hooked, begins_with_write=begins_with_write
@@ -133,18 +134,25 @@ class Transactions:
         await session.run_sync(_commit_and_close)
         return result
 
+    async def write_at_once(self, work: Callable[[Session], Result]) -> Result:
+        """What `work` writes, and first of all writes, in a transaction of its own where nothing but the database is waited for."""
+        session = self._session()
+        async with self._admission(session, writes=True):
+            try:
+                return await _called(session, self._write_and_close, work)
+            except BaseException:
+                # As in `write`.
+                await asyncio.shield(asyncio.ensure_future(session.close()))
+                raise
+
     async def read(self, work: Callable[[Session], Result]) -> Result:
         """What `work` reads, in a transaction of its own.
 
         That ends as its connection goes back to the pool, which rolls back: a COMMIT before that would be a round trip for nothing.
         """
         session = self._session()
-        # Only where all sessions share one connection (SQLite in memory) would a reader meet a writer's transaction.
-        gate = self._gate(session) if isinstance(_pool(session), StaticPool) else nullcontext()
-        async with self._turn(), gate:
-            if isinstance(session, SessionInThreads):
-                return await session.run_sync(_read_and_close, work)
-            return await greenlet_spawn(_read_and_close, session.sync_session, work)
+        async with self._admission(session, writes=False):
+            return await _called(session, _read_and_close, work)
 
     def _session(self, *, hooked: bool = False) -> AnySession:
         engine = None if hooked else plain_engine(self._sessions, self._listeners)
@@ -155,14 +163,32 @@ class Transactions:
             return SessionInGreenlet(session.sync_session, for_hooks=session)
         return SessionInThreads(session, self._executor)
 
-    def _turn(self) -> AbstractAsyncContextManager[Any]:
+    def _admission(self, session: AnySession, *, writes: bool) -> AbstractAsyncContextManager[Any]:
+        """Until when a transaction may begin: mostly at once."""
+        turn, gate = self._turn(session), self._gate(session, writes=writes)
+        if turn is not None and gate is not None:
+            return _both(turn, gate)
+        lock = turn or gate
+        return AT_ONCE if lock is None else _admitted(lock)
+
+    def _turn(self, session: AnySession) -> asyncio.Semaphore | None:
         """Where threads are needed, a turn before one is taken: see `threads_for`."""
-        if isinstance(self._sessions, async_sessionmaker):
-            return nullcontext()
+        if not isinstance(session, SessionInThreads):
+            return None
         loop = asyncio.get_running_loop()
         if loop not in self._turns:
             self._turns[loop] = asyncio.Semaphore(self._threads)
-        return _turn(self._turns[loop])
+        return self._turns[loop]
+
+    def _gate(self, session: AnySession, *, writes: bool) -> asyncio.Lock | None:
+        """SQLite has one writer at a time: writers of this process queue here, fairly, instead of polling for the file.
+
+        Only where all sessions share one connection (SQLite in memory) would a reader meet a writer's transaction.
+        """
+        engine = session.get_bind()
+        if engine.dialect.name != "sqlite" or not (writes or isinstance(engine.engine.pool, StaticPool)):
+            return None
+        return self._gates.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     @cached_property
     def _threads(self) -> int:
@@ -185,11 +211,12 @@ class Transactions:
             self._begins_by_itself = True
         return transaction
 
-    def _gate(self, session: AnySession) -> AbstractAsyncContextManager[Any]:
-        """SQLite has one writer at a time: writers of this process queue here, fairly, instead of polling for the file."""
-        if session.get_bind().dialect.name != "sqlite":
-            return nullcontext()
-        return _turn(self._gates.setdefault(asyncio.get_running_loop(), asyncio.Lock()))
+    def _write_and_close(self, session: Session, work: Callable[[Session], Result]) -> Result:
+        if not self._begins_by_itself:
+            self._begin(session, begins_with_write=True)
+        result = work(session)
+        _commit_and_close(session)
+        return result
 
 
 class _CommitGuard:
@@ -209,6 +236,12 @@ class _CommitGuard:
             )
 
 
+async def _called(session: AnySession, function: Callable[..., Result], *args: Any) -> Result:
+    if isinstance(session, SessionInThreads):
+        return await session.run_sync(function, *args)
+    return await greenlet_spawn(function, session.sync_session, *args)
+
+
 def _read_and_close(session: Session, work: Callable[[Session], Result]) -> Result:
     try:
         return work(session)
@@ -217,7 +250,7 @@ def _read_and_close(session: Session, work: Callable[[Session], Result]) -> Resu
 
 
 @asynccontextmanager
-async def _turn(lock: asyncio.Lock | asyncio.Semaphore) -> AsyncGenerator[None]:
+async def _admitted(lock: asyncio.Lock | asyncio.Semaphore) -> AsyncGenerator[None]:
     try:
         async with asyncio.timeout(GATE_PATIENCE):
             await lock.acquire()
@@ -229,8 +262,10 @@ async def _turn(lock: asyncio.Lock | asyncio.Semaphore) -> AsyncGenerator[None]:
         lock.release()
 
 
-def _pool(session: AnySession) -> Any:
-    return session.get_bind().engine.pool
+@asynccontextmanager
+async def _both(turn: asyncio.Semaphore, gate: asyncio.Lock) -> AsyncGenerator[None]:
+    async with _admitted(turn), _admitted(gate):
+        yield
 
 
 def _check_isolation(connection: Connection) -> None:

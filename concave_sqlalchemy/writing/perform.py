@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
+from sqlalchemy.orm import Session
+
 from concave.failpoints import armed, reach
 from concave_sqlalchemy.idempotency import Records, in_flight
 from concave_sqlalchemy.outbox import Outbox
@@ -37,20 +39,28 @@ class Performer:
     in_flight: set[str] = field(default_factory=set[str])
     """The idempotency keys of the requests that this process is carrying out."""
 
-    async def perform(self, call: Call, work: Work, *, begins_with_write: bool = False) -> Answer:
+    def perform(self, call: Call, work: Work, *, begins_with_write: bool = False) -> Awaitable[Answer]:
         """Do what a request asks for; or answer as before, where its key says that it was done.
 
         `begins_with_write`: the first statement of `work` is one that writes.
         """
         if call.key is None:
-            return await self._perform(call, work, begins_with_write=begins_with_write)
-        if call.key.id in self.in_flight:
+            return self._perform(call, work, begins_with_write=begins_with_write)
+        return self._perform_once(call, call.key, work)
+
+    async def _perform_once(self, call: Call, key: IdempotencyKey, work: Work) -> Answer:
+        if key.id in self.in_flight:
             raise in_flight()
-        self.in_flight.add(call.key.id)
+        self.in_flight.add(key.id)
         try:
-            return await self._perform(call, partial(self._once, call.key, work))
+            return await self._perform(call, partial(self._once, key, work))
         finally:
-            self.in_flight.discard(call.key.id)
+            self.in_flight.discard(key.id)
+
+    async def perform_bare(self, work: Callable[[Session], Answer]) -> Answer:
+        """Do what a request asks for where no hook runs and no key counts: nothing but the database is waited for."""
+        with database_errors():
+            return await self.outbox.transactions.write_at_once(work)
 
     async def _once(self, key: IdempotencyKey, work: Work, write: Write) -> Answer:
         answer = await self.records.begin(write.session, key)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from sqlalchemy.orm import Session
+
 from concave.failpoints import armed, reach
 from concave.hooks import HookContext, ResourceHooks, Row, call_hook
 from concave_sqlalchemy.defaults import defaults_of
@@ -77,6 +79,16 @@ class Verbs:
         data = await self._to_insert(write, given)
         row = await write.session.run_sync(self.rows.insert, data)
         return await self._created(write, row, access)
+
+    @property
+    def is_create_bare(self) -> bool:
+        """Whether nobody else has a part in a new row."""
+        hooks = self.hooks
+        return hooks.on_before_create is None and hooks.on_after_create is None and not self.schema.needs_hook
+
+    def create_bare(self, session: Session, given: Body) -> Shown:
+        """A new row that nobody else has a part in, of one who may read it."""
+        return self._shown(self.rows.insert(session, given.values))
 
     async def create_unless_there(
         self, write: Write, given: Body, fields: Sequence[ResourceField], *, access: Access

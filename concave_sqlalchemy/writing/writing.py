@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
+from concave.failpoints import armed
 from concave_sqlalchemy.etags import Conditions, Tags
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.problems import Problem, in_header
-from concave_sqlalchemy.scopes import Where, both, is_denied
+from concave_sqlalchemy.scopes import OPEN, Where, both, is_denied
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.call import Answer, Call
 from concave_sqlalchemy.writing.perform import Performer
@@ -42,6 +43,10 @@ class Writing:
         if is_denied(call.access["create"]):
             raise Problem(403, "you may not create rows here")
         given = self.verbs.read_new(body)
+        if self.verbs.is_create_bare and call.access is OPEN and call.key is None and not armed:
+            return await self.performer.perform_bare(
+                lambda session: created(call, self.verbs.create_bare(session, given))
+            )
 
         async def work(write: Write) -> Answer:
             return created(call, await self.verbs.create(write, given, access=call.access))
