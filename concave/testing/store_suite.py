@@ -24,6 +24,7 @@ from concave.testing.suite_leases import LeasesSuite
 from concave.testing.suite_locks import LocksSuite
 from concave.testing.suite_looking import LookingSuite
 from concave.testing.suite_numbered import NumberedSuite
+from concave.testing.suite_repeated_claims import RepeatedClaimsSuite
 from concave.testing.suite_retention import RetentionSuite
 from concave.testing.suite_schedules import SchedulesSuite
 from concave.testing.suite_settling import SettlingSuite
@@ -38,6 +39,7 @@ class StoreSuite(
     KeysSuite,
     NumberedSuite,
     ClaimingSuite,
+    RepeatedClaimsSuite,
     StandingSuite,
     SettlingSuite,
     LeasesSuite,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from concave.store.redis.codec import MalformedRecordError, _values, read_record
+from concave.store.redis.reading import MalformedRecordError, _values, read_record
 
 Scores = dict[str, dict[str, float]]
 

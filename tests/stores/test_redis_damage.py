@@ -22,7 +22,8 @@ from concave.store.records import (
     Retry,
     Settlement,
 )
-from concave.store.redis.codec import MalformedRecordError, pack
+from concave.store.redis.packing import pack
+from concave.store.redis.reading import MalformedRecordError
 from concave.testing import FakeClock
 from concave.testing.suite_schedules import schedule_at
 from concave.testing.suite_support import (

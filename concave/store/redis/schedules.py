@@ -8,7 +8,8 @@ from typing import Any
 from concave.clock import Micros
 from concave.store.records import Due, Fired, ScheduleRecord
 from concave.store.redis.client import ScriptCaller
-from concave.store.redis.codec import MalformedRecordError, pack_schedule, packed_tasks, read_schedule
+from concave.store.redis.packing import pack_schedule, packed_tasks
+from concave.store.redis.reading import MalformedRecordError, read_schedule
 
 __all__ = ["RedisSchedules"]
 

@@ -22,17 +22,9 @@ from concave.store.records import (
     TaskStatus,
 )
 from concave.store.redis.client import RedisClient, ScriptCaller
-from concave.store.redis.codec import (
-    MalformedRecordError,
-    pack,
-    packed_lanes,
-    packed_settlements,
-    packed_tasks,
-    read_claimed,
-    read_handed_out,
-    read_record,
-)
 from concave.store.redis.locks import RedisLocks
+from concave.store.redis.packing import pack, packed_lanes, packed_settlements, packed_tasks
+from concave.store.redis.reading import MalformedRecordError, read_claimed, read_handed_out, read_record
 from concave.store.redis.schedules import RedisSchedules
 from concave.store.redis.topics import RedisTopics, ended_topic
 

@@ -15,7 +15,7 @@ from concave.clock import Clock, Timer, sleep
 from concave.errors import StoreUnavailableError
 from concave.store.protocol import done_topic
 from concave.store.redis.client import DRIVERS, mapped_errors
-from concave.store.redis.codec import read_told
+from concave.store.redis.reading import read_told
 from concave.store.redis.wire import Wire, Wires
 
 __all__ = ["RedisTopics", "ended_topic"]
