@@ -177,7 +177,7 @@ async def test_an_option_that_there_is_not(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("connections", [2, 5, 1000])
-async def test_calls_wait_for_one_of_few_connections(redis_url: str, connections: int) -> None:
+async def test_few_connections_are_enough_for_any_number_of_calls(redis_url: str, connections: int) -> None:
     name = f"test-{uuid.uuid4().hex}"
     async with await create_kv(redis_url, prefix=name, max_connections=connections) as kv:
         scheduler = TaskScheduler(kv)

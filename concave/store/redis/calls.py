@@ -53,8 +53,9 @@ class SharedConnection:
             # One for all: each of many callers would otherwise wait for the failures of those before it.
             self._connecting = asyncio.create_task(self._connect(), name="concave-connect")
             self._connecting.add_done_callback(self._has_connected)
-        wire = await asyncio.shield(self._connecting)
-        if wire is not self._wire:
+        connecting = self._connecting
+        await asyncio.wait({connecting})  # whoever is cancelled doesn't cancel that for the others
+        if connecting.cancelled() or (wire := connecting.result()) is not self._wire:
             raise _as_of_the_driver(None)
         return await self._send(wire, args)
 
