@@ -153,6 +153,9 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
             client = DriverClient(cluster, at_once=cluster.connection_kwargs["max_connections"])
             listening = Wires(partial(_pool_of_cluster, cluster, namespace), patience=patience)
             return _Opened(client, listening, ())
+        if "retry" not in options:
+            # Ours is the patience then: the driver's own, a task for each writing, swallows cancellations before Python 3.12.
+            settings["socket_timeout"] = None
         if kind == "sentinel":
             single, sentinels = _behind_sentinels(plain, settings)
         else:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -84,10 +83,12 @@ class Mute:
         self._writers: list[asyncio.StreamWriter] = []
 
     @asynccontextmanager
-    async def client(self, **options: Any) -> AsyncGenerator[SharedConnection]:
+    async def client(self, *, patience: float = 3600) -> AsyncGenerator[SharedConnection]:
         server = await asyncio.start_server(self._take, "127.0.0.1", 0)
-        redis: Redis = Redis(port=server.sockets[0].getsockname()[1], retry=Retry(NoBackoff(), 0), **options)
-        client = SharedConnection(wires_of(redis))
+        redis: Redis = Redis(
+            port=server.sockets[0].getsockname()[1], retry=Retry(NoBackoff(), 0), socket_timeout=None
+        )
+        client = SharedConnection(wires_of(redis, patience=patience))
         try:
             yield client
         finally:
@@ -105,7 +106,7 @@ class Mute:
 
 async def test_who_calls_while_nobody_answers_waits_for_one_attempt_to_connect() -> None:
     server = Mute()
-    async with server.client(socket_timeout=0.2) as client:
+    async with server.client(patience=0.2) as client:
         calls = [client.execute_command("PING") for _ in range(20)]
         for error in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(error, Exception)

@@ -9,10 +9,10 @@ from concave.store.redis.wire import Wires
 __all__ = ["wires_of"]
 
 
-def wires_of(redis: Redis) -> Wires:
+def wires_of(redis: Redis, *, patience: float = 10) -> Wires:
     """Connections of a client's pool."""
 
     async def pool() -> Any:
         return redis.connection_pool
 
-    return Wires(pool, patience=10)
+    return Wires(pool, patience=patience)
