@@ -69,12 +69,13 @@ class SharedConnection:
             connecting.exception()  # it counts as seen, also where whoever waited for it has left
 
     def _send(self, wire: Wire, args: tuple[bytes | str | int, ...]) -> asyncio.Future[Any]:
+        # First, for it may raise: who waited for a reply to what wasn't sent would get that of the next.
+        wire.send(*args)
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((reply, loop.time()))
         if self._timer is None and self._wires.patience is not None:
             self._timer = loop.call_later(self._wires.patience, self._look_at_the_oldest)
-        wire.send(*args)
         return reply
 
     def _hear(self, reply: Any) -> None:
