@@ -29,6 +29,7 @@ class SharedConnection:
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         """Who waits for a reply, and since when; in the order of the replies."""
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def execute_command(self, *args: bytes | str | int) -> Awaitable[Any]:
         """Send a command; its reply. Raises the driver's errors."""
@@ -40,7 +41,8 @@ class SharedConnection:
             self._give_up(self._wire, None)
 
     async def aclose(self) -> None:
-        """End the connection, for good."""
+        """End the connection, for good: whoever is refused by that, and tries again, makes no other."""
+        self._closed = True
         await self.renew()
         if self._connecting is not None:
             self._connecting.cancel()
@@ -49,15 +51,18 @@ class SharedConnection:
         await self._wires.close()
 
     async def _connect_and_send(self, args: tuple[bytes | str | int, ...]) -> Any:
+        if self._closed:
+            raise _as_of_the_driver(None)
         if self._connecting is None:
             # One for all: each of many callers would otherwise wait for the failures of those before it.
             self._connecting = asyncio.create_task(self._connect(), name="concave-connect")
             self._connecting.add_done_callback(self._has_connected)
         connecting = self._connecting
-        await asyncio.wait({connecting})  # whoever is cancelled doesn't cancel that for the others
-        if connecting.cancelled() or (wire := connecting.result()) is not self._wire:
+        await asyncio.wait({connecting})  # which leaves it alone where this caller is cancelled
+        if connecting.cancelled() or connecting.result() is not self._wire:
+            # Closed meanwhile. Nobody has cancelled this caller, who is not to be told so.
             raise _as_of_the_driver(None)
-        return await self._send(wire, args)
+        return await self._send(connecting.result(), args)
 
     async def _connect(self) -> Wire:
         self._wire = await self._wires.open(self._hear, self._give_up)
