@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import Redis
@@ -24,7 +25,7 @@ from concave import (
 )
 from concave.kv import KV, MemoryKV, RedisKV, kv_from_url
 from concave.tasks import create_task_lock
-from tests.servers import RedisServer, free_port
+from tests.servers import Fault, RedisProxy, RedisServer, free_port
 from tests.tasks.support import working
 
 
@@ -288,3 +289,11 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_told() -> Non
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(StoreUnavailableError, match="doesn't answer"):
             await create_kv(f"redis://127.0.0.1:{port}", socket_timeout=0.1)
+
+
+async def test_the_patience_that_a_url_names_is_that_of_calls(redis_url: str) -> None:
+    with RedisProxy(urlsplit(redis_url).port or 6379, stall=60) as proxy:
+        async with await create_kv(f"{proxy.url}?socket_timeout=0.1") as kv:
+            with proxy.harming(lambda _: Fault.STALL), pytest.raises(StoreUnavailableError):
+                async with asyncio.timeout(5):
+                    await kv.store.now()

@@ -146,11 +146,11 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
         **options,
     }
     plain = f"{scheme.partition('+')[0]}://{rest}"
-    patience: float | None = settings["socket_timeout"]
     try:
         if kind == "cluster":
             cluster = RedisCluster.from_url(plain, **settings)
             client = DriverClient(cluster, at_once=cluster.connection_kwargs["max_connections"])
+            patience = _patience(cluster.connection_kwargs)
             listening = Wires(partial(_pool_of_cluster, cluster, namespace), patience=patience)
             return _Opened(client, listening, ())
         if "retry" not in options:
@@ -167,6 +167,7 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
         reason = REASON if "@" in url else str(error)
         raise ConfigurationError(f"{_without_password(url)} is not a URL for Redis: {reason}") from None
     most = _connections(single)
+    patience = _patience(single.connection_pool.connection_kwargs)
 
     async def pool() -> Any:
         return single.connection_pool
@@ -184,6 +185,12 @@ def _without_retries(kind: str) -> dict[str, Any]:
         # There `retry` was that of each connection, and the cluster had an option of its own.
         return {"cluster_error_retry_attempts": 0}
     return {"retry": Retry(NoBackoff(), 0)}
+
+
+def _patience(of_connections: dict[str, Any]) -> float | None:
+    # Of the connections and not of our settings: a URL may name another (``?socket_timeout=2``).
+    seconds: float | None = of_connections["socket_timeout"]
+    return seconds
 
 
 def _connections(client: Any) -> int:
