@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from concave.store.redis.calls import SharedConnection
+from concave.store.redis.wire import Wires
 from tests.stores.wires import wires_of
 
 
@@ -53,3 +55,35 @@ async def test_who_is_refused_by_the_closing_and_tries_again_makes_no_connection
     with pytest.raises(RedisConnectionError):
         await calls
     assert not redis.connection_pool._in_use_connections
+
+
+class EndedPool:
+    """The driver's, whose connections end while it looks whether there is anything to read."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    async def get_connection(self, *args: str) -> Any:
+        connection = await self._pool.get_connection(*args)
+        async with Redis(connection_pool=self._pool) as other:
+            ours = connection._writer.get_extra_info("sockname")
+            await other.execute_command("CLIENT", "KILL", "ADDR", "%s:%s" % ours)
+        while not connection._reader.at_eof():
+            await asyncio.sleep(0)
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        await self._pool.release(connection)
+
+
+async def test_a_connection_that_has_ended_by_the_time_it_is_taken_over_is_given_up_at_once(
+    redis: Redis,
+) -> None:
+    async def pool() -> Any:
+        return EndedPool(redis.connection_pool)
+
+    client = SharedConnection(Wires(pool, patience=60))
+    async with asyncio.timeout(5):
+        with pytest.raises(RedisConnectionError):
+            await client.execute_command("PING")
+    await client.aclose()

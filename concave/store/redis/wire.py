@@ -49,6 +49,9 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
         self._driver: asyncio.BaseProtocol = self._transport.get_protocol()
         self._transport.set_protocol(self)
+        if connection._reader.at_eof() or self._transport.is_closing():  # noqa: SLF001
+            # It has ended since the driver looked, and nobody will be told so again.
+            asyncio.get_running_loop().call_soon(end, self, None)
 
     def send(self, *args: bytes | str | int) -> None:
         """Send a command. Where the connection has ended, `end` is told, or has been."""
