@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -66,8 +67,8 @@ class EndedPool:
     async def get_connection(self, *args: str) -> Any:
         connection = await self._pool.get_connection(*args)
         async with Redis(connection_pool=self._pool) as other:
-            ours = connection._writer.get_extra_info("sockname")
-            await other.execute_command("CLIENT", "KILL", "ADDR", "%s:%s" % ours)
+            host, port = connection._writer.get_extra_info("sockname")
+            await other.execute_command("CLIENT", "KILL", "ADDR", f"{host}:{port}")
         while not connection._reader.at_eof():
             await asyncio.sleep(0)
         return connection
@@ -87,3 +88,25 @@ async def test_a_connection_that_has_ended_by_the_time_it_is_taken_over_is_given
         with pytest.raises(RedisConnectionError):
             await client.execute_command("PING")
     await client.aclose()
+
+
+async def test_a_connection_whose_maker_was_cancelled_unnoticed_is_given_back(redis: Redis) -> None:
+    """As the driver's `asyncio.wait_for` does before Python 3.12."""
+
+    class Unheeding(EndedPool):
+        async def get_connection(self, *args: str) -> Any:
+            making = asyncio.current_task()
+            assert making is not None
+            making.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            return await self._pool.get_connection(*args)
+
+    async def pool() -> Any:
+        return Unheeding(redis.connection_pool)
+
+    wires = Wires(pool, patience=5)
+    (outcome,) = await asyncio.gather(wires.open(print, print), return_exceptions=True)
+    assert isinstance(outcome, asyncio.CancelledError)
+    await wires.close()
+    assert not redis.connection_pool._in_use_connections

@@ -94,11 +94,17 @@ class Wires:
     async def open(self, hear: Hear, end: End) -> Wire:
         """A connection. Raises the driver's errors, and a TimeoutError where its patience is over."""
         await self.close()
-        with heeding_cancellation():
-            async with asyncio.timeout(self.patience):
-                pool = await self._pool_of()
-                connection = await pool.get_connection(*UNNAMED)
-        return Wire(pool, connection, hear, end)
+        wire: Wire | None = None
+        try:
+            with heeding_cancellation():
+                async with asyncio.timeout(self.patience):
+                    pool = await self._pool_of()
+                    wire = Wire(pool, await pool.get_connection(*UNNAMED), hear, end)
+        except asyncio.CancelledError:
+            if wire is not None:  # the driver didn't notice, and nobody will have what it made
+                self.drop(wire)
+            raise
+        return wire
 
     def drop(self, wire: Wire) -> None:
         """End a connection. It goes back to the driver with the next that is opened: that takes a moment."""
