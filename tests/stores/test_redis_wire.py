@@ -9,7 +9,10 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from concave.clock import SystemClock
+from concave.store.protocol import WORK
 from concave.store.redis.calls import SharedConnection
+from concave.store.redis.topics import RedisTopics
 from concave.store.redis.wire import Wires
 from tests.stores.wires import wires_of
 
@@ -58,30 +61,36 @@ async def test_who_is_refused_by_the_closing_and_tries_again_makes_no_connection
     assert not redis.connection_pool._in_use_connections
 
 
-class EndedPool:
-    """The driver's, whose connections end while it looks whether there is anything to read."""
+class PassingOn:
+    """A pool of the driver's that does something besides."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
 
     async def get_connection(self, *args: str) -> Any:
-        connection = await self._pool.get_connection(*args)
-        async with Redis(connection_pool=self._pool) as other:
-            host, port = connection._writer.get_extra_info("sockname")
-            await other.execute_command("CLIENT", "KILL", "ADDR", f"{host}:{port}")
-        while not connection._reader.at_eof():
-            await asyncio.sleep(0)
-        return connection
+        return await self._pool.get_connection(*args)
 
     async def release(self, connection: Any) -> None:
         await self._pool.release(connection)
+
+
+class Ended(PassingOn):
+    """Its connections end while it looks whether there is anything to read."""
+
+    async def get_connection(self, *args: str) -> Any:
+        connection = await super().get_connection(*args)
+        async with Redis(connection_pool=self._pool) as other:
+            host, port = connection._writer.get_extra_info("sockname")
+            await other.client_kill(f"{host}:{port}")
+        assert await connection._reader.read() == b""
+        return connection
 
 
 async def test_a_connection_that_has_ended_by_the_time_it_is_taken_over_is_given_up_at_once(
     redis: Redis,
 ) -> None:
     async def pool() -> Any:
-        return EndedPool(redis.connection_pool)
+        return Ended(redis.connection_pool)
 
     client = SharedConnection(Wires(pool, patience=60))
     async with asyncio.timeout(5):
@@ -93,14 +102,14 @@ async def test_a_connection_that_has_ended_by_the_time_it_is_taken_over_is_given
 async def test_a_connection_whose_maker_was_cancelled_unnoticed_is_given_back(redis: Redis) -> None:
     """As the driver's `asyncio.wait_for` does before Python 3.12."""
 
-    class Unheeding(EndedPool):
+    class Unheeding(PassingOn):
         async def get_connection(self, *args: str) -> Any:
             making = asyncio.current_task()
             assert making is not None
             making.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-            return await self._pool.get_connection(*args)
+            return await super().get_connection(*args)
 
     async def pool() -> Any:
         return Unheeding(redis.connection_pool)
@@ -110,3 +119,35 @@ async def test_a_connection_whose_maker_was_cancelled_unnoticed_is_given_back(re
     assert isinstance(outcome, asyncio.CancelledError)
     await wires.close()
     assert not redis.connection_pool._in_use_connections
+
+
+async def test_two_who_give_back_at_the_same_time_do_it_once(redis: Redis) -> None:
+    class Slow(PassingOn):
+        async def release(self, connection: Any) -> None:
+            await asyncio.sleep(0)
+            await super().release(connection)
+
+    async def pool() -> Any:
+        return Slow(redis.connection_pool)
+
+    wires = Wires(pool, patience=5)
+    opened = [await wires.open(print, print) for _ in range(2)]
+    for wire in opened:
+        wires.drop(wire)
+    await asyncio.gather(wires.close(), wires.close())
+    assert not redis.connection_pool._in_use_connections
+    assert len(redis.connection_pool._available_connections) == 2
+
+
+async def test_what_began_to_connect_before_it_was_closed_is_closed_too(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    for turns in range(40):
+        topics = RedisTopics(wires_of(redis), "", "redis", SystemClock())
+        listening = asyncio.create_task(topics.listen(WORK, print))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await topics.close()
+        await asyncio.gather(listening, return_exceptions=True)
+        assert not redis.connection_pool._in_use_connections, f"after {turns} turns"
+    assert caplog.text == ""

@@ -74,6 +74,7 @@ class RedisTopics:
         self._lingering: Timer | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._closed = False
         # One at a time connects or disconnects.
         self._changing = asyncio.Lock()
 
@@ -134,7 +135,8 @@ class RedisTopics:
                 self._wire.send("UNSUBSCRIBE", channel)
 
     async def close(self) -> None:
-        """End all subscriptions and the connection."""
+        """End all subscriptions and the connection, for good."""
+        self._closed = True
         if self._lingering is not None:
             self._lingering.cancel()
         running = [task for task in (self._reconnecting, self._leaving) if task is not None]
@@ -150,7 +152,12 @@ class RedisTopics:
         return self._namespace + (DONE if topic.startswith((done_topic(""), ENDED)) else topic)
 
     async def _connect(self) -> None:
-        self._wire = await self._wires.open(self._hear, self._lost)
+        wire = await self._wires.open(self._hear, self._lost)
+        if self._closed:  # meanwhile, and nobody would close this one
+            self._wires.drop(wire)
+            await self._wires.close()
+            raise RedisConnectionError("it was closed")
+        self._wire = wire
         self._wire.send("SUBSCRIBE", *self._confirmed)
         self._ask()
 

@@ -114,8 +114,14 @@ class Wires:
     async def close(self) -> None:
         """Give back what has ended."""
         while self._ended:
-            await self._ended[-1].close()
-            self._ended.pop()
+            wire = (
+                self._ended.pop()
+            )  # now, for another may be giving back at the same time, and twice is an error
+            try:
+                await wire.close()
+            except BaseException:
+                self._ended.append(wire)
+                raise
 
 
 def packed_command(args: Sequence[bytes | str | int]) -> bytes:
