@@ -21,7 +21,7 @@ T = TypeVar("T")
 class SessionInGreenlet:
     """As much of an ``AsyncSession`` as is used here, around its ``Session``, for who is in a greenlet already.
 
-    `for_hooks` is what they get, who are in none as far as they know.
+    `for_hooks` is what they get, who are in none: see `outside`.
     """
 
     def __init__(self, session: Any, for_hooks: AsyncSession | None = None) -> None:
@@ -50,6 +50,14 @@ class SessionInGreenlet:
     async def run_sync(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """Call a function with the session."""
         return function(self.sync_session, *args, **options)
+
+    async def outside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what is others' in the task itself.
+
+        Begun in this greenlet and resumed by the loop, as is what a hook begins where tasks are eager, a driver's wait would end in
+        this one and not where it is waited for.
+        """
+        return await_only(work)
 
 
 async def in_one_greenlet(work: Coroutine[Any, Any, T]) -> T:

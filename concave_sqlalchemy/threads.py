@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -63,6 +63,10 @@ class SessionInThreads:
     async def run_sync(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """Call a function with the session in a thread."""
         return await self.call(function, self.sync_session, *args, **options)
+
+    async def outside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what is others'."""
+        return await work
 
     async def call(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """Call a function in a thread."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from concave.hooks import HookContext
+from concave.hooks import HookContext, call_hook
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission, into
 from concave_sqlalchemy.transactions import AnySession
@@ -62,6 +62,10 @@ class Write:
     def after_commit(self) -> Sequence[Callable[[], Any]]:
         """What hooks have to be called once it has committed, in order."""
         return () if self._ctx is None else self._ctx.after_commit
+
+    async def call_hook(self, hook: Callable[..., Any], *args: Any) -> Any:
+        """Call a hook, as it would be called in no transaction."""
+        return await self.session.outside(call_hook(hook, *args))
 
     async def finish(self) -> None:
         """Write the tasks: the last statements before the commit. There are all that there will be."""

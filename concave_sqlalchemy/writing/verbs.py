@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from sqlalchemy.orm import Session
 
 from concave.failpoints import armed, reach
-from concave.hooks import HookContext, ResourceHooks, Row, call_hook
+from concave.hooks import HookContext, ResourceHooks, Row
 from concave_sqlalchemy.defaults import defaults_of
 from concave_sqlalchemy.etags import Tags
 from concave_sqlalchemy.fields import ResourceField
@@ -110,7 +110,7 @@ class Verbs:
             given = self._merged(target.current, given)
         data = given.values
         if hook is not None:
-            data = await _changed(given, hook, write.ctx, schema.key.plain(key))
+            data = await _changed(write, given, hook, schema.key.plain(key))
             data = schema.from_hook(schema.updatable, data)
             if given.missing is not None and any(
                 given.lacks(field.name) and field.name not in data for field in schema.fields
@@ -124,25 +124,25 @@ class Verbs:
         if not all(await self.rows.satisfied(write.session, key, target.within)):
             raise Problem(403, "the row would leave what you may change")
         shown = self._shown(row)
-        await _after(self.hooks.on_after_update, write.ctx.about(target.current), row)
+        await _after(write, self.hooks.on_after_update, write.ctx.about(target.current), row)
         return shown
 
     async def delete(self, write: Write, target: Target) -> None:
         """Delete the row; the after-hook gets it as it was. 412 as for `update`."""
         key = self.schema.key.of_row(target.current)
         if self.hooks.on_before_delete is not None:
-            await call_hook(self.hooks.on_before_delete, write.ctx, self.schema.key.plain(key))
+            await write.call_hook(self.hooks.on_before_delete, write.ctx, self.schema.key.plain(key))
         row = await self.rows.delete(write.session, key, expected=target.expected)
-        await _after(self.hooks.on_after_delete, write.ctx, row)
+        await _after(write, self.hooks.on_after_delete, write.ctx, row)
 
     async def _to_insert(self, write: Write, given: Body) -> Validated:
         schema, hook = self.schema, self.hooks.on_before_create
-        data = given.values if hook is None else await _changed(given, hook, write.ctx)
+        data = given.values if hook is None else await _changed(write, given, hook)
         return data if hook is None and not schema.needs_hook else schema.from_hook(schema.insertable, data)
 
     async def _created(self, write: Write, row: Row, access: Access) -> Shown:
         shown = await self._shown_if_allowed(write, row, access)
-        await _after(self.hooks.on_after_create, write.ctx, row)
+        await _after(write, self.hooks.on_after_create, write.ctx, row)
         return shown
 
     def _merged(self, current: Row, given: Body) -> Body:
@@ -176,11 +176,11 @@ class Verbs:
         return {field: value for field, value in body.items() if field not in own} if own else body
 
 
-async def _changed(given: Body, hook: Callable[..., Any], *context: Any) -> Validated:
+async def _changed(write: Write, given: Body, hook: Callable[..., Any], *key: Any) -> Validated:
     """What a before-hook makes of a client's data, be it a replacement or a change in place."""
     data = dict(given.values)
     try:
-        changed = await call_hook(hook, *context, data)
+        changed = await write.call_hook(hook, write.ctx, *key, data)
     except KeyError as error:
         # It relied on a required field that the client left out: that is the client's mistake.
         if error.args and given.missing is not None and given.lacks(error.args[0]):
@@ -189,8 +189,8 @@ async def _changed(given: Body, hook: Callable[..., Any], *context: Any) -> Vali
     return data if changed is None else changed
 
 
-async def _after(hook: Callable[..., Any] | None, ctx: HookContext, row: Row) -> None:
+async def _after(write: Write, hook: Callable[..., Any] | None, ctx: HookContext, row: Row) -> None:
     if armed:
         await reach("write.row")
     if hook is not None:
-        await call_hook(hook, ctx, row)
+        await write.call_hook(hook, ctx, row)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, event, insert, select
+from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.util import await_only
 from starlette.applications import Starlette
 
 from concave import HookContext, ResourceHooks
@@ -79,6 +82,41 @@ async def test_what_a_hook_raises_rolls_back(engine: AsyncEngine) -> None:
     async with client_of(resource) as client:
         assert (await client.post("", json={"name": "a"})).status_code == 500
         assert (await client.get("/count")).json() == {"count": 0}
+
+
+async def test_hooks_are_called_in_no_greenlet(engine: AsyncEngine) -> None:
+    called: list[bool] = []
+
+    def hook(*_: Any) -> None:
+        try:
+            await_only(asyncio.get_running_loop().create_future())
+        except MissingGreenlet:
+            called.append(True)
+
+    hooks = ResourceHooks(hook, hook, hook, hook, hook, hook)
+    resource = use_resource(things, session=async_sessionmaker(engine), hooks=hooks)
+    async with client_of(resource) as client, asyncio.timeout(5):
+        assert (await client.post("", json={"name": "a"})).status_code == 201
+        assert (await client.patch("/1", json={"name": "b"})).status_code == 200
+        assert (await client.delete("/1")).status_code == 204
+    assert called == [True] * 6
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are eager from Python 3.12 on")
+async def test_a_hook_may_use_the_database_in_eager_tasks(engine: AsyncEngine) -> None:
+    sessions = async_sessionmaker(engine)
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  of 3.12
+
+    async def count() -> int:
+        async with sessions() as session:
+            return len((await session.execute(select(things))).all())
+
+    async def before(_: HookContext, data: dict[str, Any]) -> dict[str, Any]:
+        return {"name": str(await asyncio.gather(count(), count()))}
+
+    resource = use_resource(things, session=sessions, hooks=ResourceHooks(on_before_create=before))
+    async with client_of(resource) as client, asyncio.timeout(5):
+        assert (await client.post("", json={"name": "a"})).json()["name"] == "[0, 0]"
 
 
 async def test_a_write_that_waits_for_itself_is_answered(
