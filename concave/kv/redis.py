@@ -153,9 +153,6 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
             patience = _patience(cluster.connection_kwargs)
             listening = Wires(partial(_pool_of_cluster, cluster, namespace), patience=patience)
             return _Opened(client, listening, ())
-        if "retry" not in options:
-            # Ours is the patience then: the driver's own, a task for each writing, swallows cancellations before Python 3.12.
-            settings["socket_timeout"] = None
         if kind == "sentinel":
             single, sentinels = _behind_sentinels(plain, settings)
         else:
@@ -167,7 +164,8 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
         reason = REASON if "@" in url else str(error)
         raise ConfigurationError(f"{_without_password(url)} is not a URL for Redis: {reason}") from None
     most = _connections(single)
-    patience = _patience(single.connection_pool.connection_kwargs)
+    of_connections = single.connection_pool.connection_kwargs
+    patience = _patience(of_connections)
 
     async def pool() -> Any:
         return single.connection_pool
@@ -176,6 +174,8 @@ def _open(url: str, namespace: str, options: dict[str, Any]) -> _Opened:
     if "retry" in options:
         # A user's own retries are the driver's to carry out.
         return _Opened(DriverClient(single, at_once=most - 1), listening, sentinels)
+    # The patience is ours then: the driver's, a task for each writing, swallows cancellations before Python 3.12.
+    of_connections["socket_timeout"] = None
     return _Opened(SharedConnection(Wires(pool, patience=patience)), listening, (single, *sentinels))
 
 

@@ -114,9 +114,8 @@ class Wires:
     async def close(self) -> None:
         """Give back what has ended."""
         while self._ended:
-            wire = (
-                self._ended.pop()
-            )  # now, for another may be giving back at the same time, and twice is an error
+            # Taken out first: another may be giving back at the same time, and twice is an error.
+            wire = self._ended.pop()
             try:
                 await wire.close()
             except BaseException:
