@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from concave.clock import SystemClock
 from concave.store.protocol import WORK
+from concave.store.redis import topics as module
 from concave.store.redis.calls import SharedConnection
 from concave.store.redis.topics import RedisTopics
 from concave.store.redis.wire import Wires
@@ -151,3 +152,26 @@ async def test_what_began_to_connect_before_it_was_closed_is_closed_too(
         await asyncio.gather(listening, return_exceptions=True)
         assert not redis.connection_pool._in_use_connections, f"after {turns} turns"
     assert caplog.text == ""
+
+
+async def test_whatever_is_raised_while_it_connects_anew_it_tries_again(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a provider of credentials."""
+    monkeypatch.setattr(module, "RECONNECT_PAUSE", 0.01)
+    errors = [LookupError("no credentials today")]
+
+    async def pool() -> Any:
+        if topics._reconnecting is not None and errors:
+            raise errors.pop()
+        return redis.connection_pool
+
+    topics = RedisTopics(Wires(pool, patience=5), "", "redis", SystemClock())
+    told: asyncio.Queue[bytes | None] = asyncio.Queue()
+    await topics.listen(WORK, told.put_nowait)
+    assert topics._wire is not None
+    topics._wire.abort()
+    async with asyncio.timeout(5):
+        assert await told.get() is None
+    assert errors == []
+    await topics.close()

@@ -204,7 +204,7 @@ class RedisTopics:
                 async with self._changing:
                     if self._confirmed and self._wire is None:
                         await self._connect()
-            except DRIVERS as error:
+            except Exception as error:  # noqa: BLE001  a provider of credentials may raise anything, and they would listen no more
                 self._failed(error)
 
     def _failed(self, error: Exception) -> None:
