@@ -6,7 +6,7 @@ statement does, and a request makes many.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -52,7 +52,7 @@ class SessionInGreenlet:
         return function(self.sync_session, *args, **options)
 
     async def outside(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await what is others' in the task itself.
+        """Await what isn't the database's, in the task itself.
 
         Begun in this greenlet and resumed by the loop, as is what a hook begins where tasks are eager, a driver's wait would end in
         this one and not where it is waited for.
@@ -61,32 +61,14 @@ class SessionInGreenlet:
 
 
 async def in_one_greenlet(work: Coroutine[Any, Any, T]) -> T:
-    """Await something, all of it in one greenlet, where it may call what waits for a driver."""
+    """Await something, all of it in one greenlet. It waits for nothing but a `SessionInGreenlet`, whose calls return at once there."""
     return await greenlet_spawn(_carry_out, work)
 
 
 def _carry_out(work: Coroutine[Any, Any, Any]) -> Any:
-    """What a task does with a coroutine. What that waits for, and doesn't itself, the task waits for on its behalf."""
     try:
-        waits_for = work.send(None)
-        while True:
-            try:
-                result = await_only(_Passed(waits_for))
-            except BaseException as error:  # noqa: BLE001  a cancellation above all: it is raised where the coroutine waits
-                waits_for = work.throw(error)
-            else:
-                waits_for = work.send(result)
+        work.send(None)
     except StopIteration as ended:
         return ended.value
-
-
-class _Passed:
-    """Awaits what a coroutine has already asked its task to wait for."""
-
-    __slots__ = ("_waits_for",)
-
-    def __init__(self, waits_for: Any) -> None:
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return (yield self._waits_for)
+    work.close()
+    raise RuntimeError("a transaction waited for something that isn't its session; that belongs outside()")

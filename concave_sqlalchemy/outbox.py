@@ -247,7 +247,7 @@ class Outbox:
         async def delete(session: AnySession) -> None:
             await session.run_sync(delete_rows, ids)
             if armed:
-                await reach("outbox.deleting")
+                await session.outside(reach("outbox.deleting"))
 
         await self.transactions.write(delete, begins_with_write=True)
         if armed:

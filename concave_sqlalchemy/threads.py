@@ -65,7 +65,7 @@ class SessionInThreads:
         return await self.call(function, self.sync_session, *args, **options)
 
     async def outside(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await what is others'."""
+        """Await what isn't the database's."""
         return await work
 
     async def call(self, function: Callable[..., T], *args: Any, **options: Any) -> T:

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from concave.failpoints import FailPoint, armed, reach
 from concave.hooks import HookContext, call_hook
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission, into
@@ -66,6 +67,11 @@ class Write:
     async def call_hook(self, hook: Callable[..., Any], *args: Any) -> Any:
         """Call a hook, as it would be called in no transaction."""
         return await self.session.outside(call_hook(hook, *args))
+
+    async def reach(self, point: FailPoint) -> None:
+        """Pass a fail-point, if any is armed."""
+        if armed:
+            await self.session.outside(reach(point))
 
     async def finish(self) -> None:
         """Write the tasks: the last statements before the commit. There are all that there will be."""

@@ -81,14 +81,11 @@ class Performer:
 
         async def within(session: AnySession) -> Answer:
             write.session = session
-            if armed:
-                await reach("write.begun")
+            await write.reach("write.begun")
             answer = await work(write)
-            if armed:
-                await reach("write.hooked")
+            await write.reach("write.hooked")
             await write.finish()
-            if armed:
-                await reach("write.flushed")
+            await write.reach("write.flushed")
             return answer
 
         try:

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from sqlalchemy.orm import Session
 
-from concave.failpoints import armed, reach
 from concave.hooks import HookContext, ResourceHooks, Row
 from concave_sqlalchemy.defaults import defaults_of
 from concave_sqlalchemy.etags import Tags
@@ -190,7 +189,6 @@ async def _changed(write: Write, given: Body, hook: Callable[..., Any], *key: An
 
 
 async def _after(write: Write, hook: Callable[..., Any] | None, ctx: HookContext, row: Row) -> None:
-    if armed:
-        await reach("write.row")
+    await write.reach("write.row")
     if hook is not None:
         await write.call_hook(hook, ctx, row)

@@ -1,5 +1,6 @@
 """When a request needs a connection alone, and when it is the application's own session that must do what it does."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
@@ -142,6 +143,21 @@ async def test_a_savepoint_takes_back_what_was_raised_in_it_alone(engine: AsyncE
     await transactions.write(write)
     async with engine.connect() as connection:
         assert (await connection.execute(text("SELECT id FROM things"))).scalars().all() == [1]
+
+
+async def test_what_waits_for_something_else_than_the_database_is_rolled_back_and_told(
+    engine: AsyncEngine,
+) -> None:
+    transactions = Outbox(async_sessionmaker(engine)).transactions
+
+    async def write(session: AnySession) -> None:
+        await session.execute(insert(things), {"id": 1})
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="belongs outside"):
+        await transactions.write(write)
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT id FROM things"))).scalars().all() == []
 
 
 async def test_many_rows_of_the_outbox_are_deleted_by_one_statement_that_is_the_same_for_any_number(
