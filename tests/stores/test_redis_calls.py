@@ -270,12 +270,13 @@ async def test_a_server_that_dies_is_unavailable_until_it_is_back() -> None:
             assert (await take_one(store)).task.id == task_id
 
 
+@pytest.mark.parametrize("options", [{}, {"retry": Retry(NoBackoff(), 0)}], ids=["ours", "the driver's"])
 async def test_connections_to_a_master_that_has_become_a_replica_are_used_no_more(
-    server: RedisServer,
+    server: RedisServer, options: dict[str, Any]
 ) -> None:
     with RedisServer() as promoted, RedisProxy(server.port) as address:
-        async with RedisKV(address.url) as kv, Redis.from_url(server.url) as client:
-            await asyncio.gather(*(kv.store.now() for _ in range(8)))  # a connection each
+        async with RedisKV(address.url, **options) as kv, Redis.from_url(server.url) as client:
+            await asyncio.gather(*(kv.store.now() for _ in range(8)))  # a connection each, or one for all
             await client.replicaof("127.0.0.1", str(promoted.port))
             try:
                 address.target = promoted.port

@@ -228,6 +228,26 @@ async def test_listening_where_nobody_answers_is_refused_and_may_be_tried_again(
             await heard.until("job")
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_who_may_not_listen_is_told_so_and_nothing_goes_on_trying(
+    redis: Redis, redis_url: str, caplog: pytest.LogCaptureFixture, protocol: int
+) -> None:
+    await redis.acl_setuser(
+        "deaf", enabled=True, passwords=["+x"], keys=["*"], categories=["+@all"], reset_channels=True
+    )
+    try:
+        url = redis_url.replace("redis://", "redis://deaf:x@", 1)
+        async with RedisKV(url, prefix="test-deaf", protocol=protocol) as kv:
+            with pytest.raises(StoreUnavailableError, match="permissions"):
+                await kv.store.listen(WORK, lambda _: None)
+            assert kv._topics is not None
+            assert kv._topics._reconnecting is not None
+            await kv._topics._reconnecting
+            assert caplog.text.count("lost the connection that listens") == 1
+    finally:
+        await redis.acl_deluser("deaf")
+
+
 class OverheardWires(Wires):
     """Connections of a client's pool, and the answers to the question whether a server is there."""
 

@@ -121,7 +121,7 @@ class ScriptCaller:
     async def call_again(self, name: str, *args: bytes | str | int) -> Any:
         """`call`, tried once more where there was no answer: for verbs whose answer is the same the second time.
 
-        A pooled connection to a server that has restarted fails at its first use; a user needn't notice.
+        A connection is lost with what is under way on it, a server's restart say; a user needn't notice.
         """
         try:
             return await self.call(name, *args)
