@@ -149,6 +149,12 @@ class Claim(NamedTuple):
     """Where its worker hears of leases that come later; see `Store.answers`."""
     stands: Micros = 0
     """How long a store may keep a claim that found nothing, to answer it at the desk. Until its next claim with that desk."""
+    number: int = 0
+    """What a worker asked on one line since its start, counted; the nonces of one start begin with the same eight characters. The
+    store carries out none that comes after one with a higher number, held back on its way: what it leased, nobody would know
+    of. One that is sent again has the number it had; one that asks for something else has a new one, also under the same nonce. 0
+    isn't counted.
+    """
 
 
 class Lease(NamedTuple):

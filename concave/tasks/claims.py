@@ -65,6 +65,8 @@ class Claims:
         self._on_loop: Collection[Occupied] = ()
         self.desk = secrets.token_hex(8)
         """Where answers come later. A new one for each start: what was meant for the worker before it isn't for this one."""
+        self._start = secrets.token_urlsafe(6)
+        self._number = 0
 
     @property
     def names(self) -> ClaimNames:
@@ -86,29 +88,43 @@ class Claims:
         A worker that `begins` nothing asks for nothing but what it may have been given already.
         """
         if not begins:
-            return _withdrawn(line.open)
+            return self._withdrawn(line.open)
         if line.unanswered is not None:
             return line.unanswered
         others = [claim for each in self._lines if each is not line and (claim := each.open) is not None]
         room = self._concurrency - len(self._runs) - sum(claim.limit for claim in others)
         if room <= 0 or not self.names:
-            return _withdrawn(line.standing)
+            return self._withdrawn(line.standing)
         alone = self._runs.suspects == 0 and not any(claim.suspects for claim in others)
         if line.standing is None:
             line.aborted.clear()
+        number = self._count()
         return Claim(
             worker_id=self._worker_id,
             names=self._names,
             limit=min(room, self._share),
             lease=self._lease,
-            nonce=line.standing.nonce if line.standing else secrets.token_hex(8),
+            nonce=line.standing.nonce if line.standing else self._nonce(number),
             suspects=int(alone and take_suspect_turn(self, self._tell)),
             line=line.number,
             desk="" if line.number else self.desk,
             # A loop that runs nothing is there for what comes; another may be kept from it by a handler that blocks. And of its
             # workers one is enough: the first handler may block what the others were handed.
             stands=0 if line.number or self._runs or not self._is_alone_on_loop() else self._stands,
+            number=number,
         )
+
+    def _count(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _nonce(self, number: int) -> str:
+        """Of 16 characters, eight for the start and eight for the claim."""
+        return f"{self._start}{number % 16**8:08x}"
+
+    def _withdrawn(self, claim: Claim | None) -> Claim | None:
+        # It asks for something else than the claim that it withdraws, which may still be on its way.
+        return claim and claim._replace(limit=0, suspects=0, stands=0, number=self._count())
 
     def _is_alone_on_loop(self) -> bool:
         self._on_loop = self._on_loop or join_loop(self)
@@ -131,7 +147,3 @@ class Claims:
     def end(self) -> None:
         """The worker has stopped."""
         leave_suspect_turn(self, used=self._had_suspects)
-
-
-def _withdrawn(claim: Claim | None) -> Claim | None:
-    return claim and claim._replace(limit=0, suspects=0, stands=0)

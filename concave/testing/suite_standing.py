@@ -62,6 +62,21 @@ class StandingSuite:
         assert ids_of(await take(store)) == [task_id]
         await listener.close()
 
+    async def test_a_claim_that_comes_late_does_not_stand_and_ends_none_that_does(self, store: Store) -> None:
+        listener = await store.answers("desk", unheard)
+        late, claim = (
+            standing(number=1, nonce="start---00000001"),
+            standing(number=2, nonce="start---00000002"),
+        )
+        stands = (await store.claim(claim)).stands
+        assert (await store.claim(late)).stands is False
+        ids = await store.add(new_tasks(1))
+        leases = (await store.claim(claim._replace(number=3))).leases
+        assert ids_of(leases) == ids
+        assert {lease.token for lease in leases} == {claim.nonce}
+        assert stands == (await store.claim(standing())).stands
+        await listener.close()
+
     async def test_what_no_claim_stands_for_is_news_as_ever(self, store: Store, clock: FakeClock) -> None:
         heard = Heard()
         listeners = [await store.answers("desk", unheard), await store.listen(WORK, heard)]

@@ -158,8 +158,6 @@ class RedisProxy:
             reply = await _frame(replies)
             if fault is Fault.STALL:
                 await asyncio.sleep(self._stall)
-                if reader._eof or reader.exception() is not None:  # type: ignore[attr-defined]
-                    return None  # its client has given up, and what he sent before goes nowhere
             elif fault is Fault.CUT:
                 writer.write(reply[: len(reply) // 2])
                 await writer.drain()

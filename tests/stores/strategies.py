@@ -65,6 +65,7 @@ CLAIMS = st.builds(
     line=st.integers(0, 1),
     desk=st.just(""),
     stands=st.just(0),
+    number=st.just(0),
 )
 
 

@@ -125,7 +125,8 @@ class StoreMachine(RuleBasedStateMachine):
         self._claimed(claim, lambda asked: self.do(self.store.claim(asked)))
 
     def _claimed(self, claim: Claim, send: Callable[[Claim], Any]) -> None:
-        claim = claim._replace(nonce=f"{self.number():016d}")
+        number = self.number()
+        claim = claim._replace(nonce=f"{number:016d}", number=number)
         claimed = send(claim)
         self.model.reap()
         taken = [lease.task.id for lease in claimed.leases]

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from concave.kv import RedisKV
 from concave.store.records import Cancel, Complete, Decision, Die, Query, Retention
 from concave.testing import FakeClock
-from concave.testing.suite_support import SECOND, complete_all, new_tasks, take
+from concave.testing.suite_support import SECOND, claim_of, complete_all, new_tasks, take
 from tests.stores.leaks import problems_of_server
 
 KEPT = 600 * SECOND
@@ -42,6 +42,16 @@ async def test_names_that_are_used_no_more_are_forgotten(
     clock.advance_micros(KEPT)
     await store.tidy()
     assert await _members(redis, redis_kv) == 0
+
+
+async def test_the_last_claim_of_a_line_is_known_for_a_quarter_of_an_hour_and_not_for_ever(
+    redis_kv: RedisKV, redis: Redis
+) -> None:
+    for claim in (claim_of(number=1), claim_of(number=2, lease=3600 * SECOND, line=1)):
+        await redis_kv.store.claim(claim)
+    kept = [await redis.ttl(f"{{{redis_kv.prefix}}}:w:worker-1:{line}") for line in (0, 1)]
+    assert 600 < kept[0] <= 901
+    assert 1800 < kept[1] <= 3601
 
 
 async def _members(redis: Redis, kv: RedisKV) -> int:

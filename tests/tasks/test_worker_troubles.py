@@ -82,6 +82,19 @@ async def test_a_claim_without_an_answer_is_sent_again_with_its_nonce(
     assert {(task.crashes, task.interruptions) for task in tasks} == {(0, 0)}
 
 
+async def test_claims_that_come_once_more_when_their_worker_has_gone_on_lease_nothing(timed_kv: KV) -> None:
+    ran: list[str] = []
+    once, scheduler, spied = counting(ran), TaskScheduler(timed_kv), ScriptedKV(timed_kv)
+    async with working(spied, once):
+        for _ in range(3):
+            await ended(timed_kv, await scheduler.enqueue(once))
+    await scheduler.enqueue_many(once, [None] * 3)
+    claims = [wanted for verb, wanted in spied.script.arguments if verb == "claim"]
+    assert len(claims) >= 3
+    assert [(await timed_kv.store.claim(late)).leases for late in claims] == [[]] * len(claims)
+    assert await scheduler.get_queue_depth() == 3
+
+
 async def test_a_claim_that_was_lost_with_a_settlement_is_answered_too(
     timed_kv: KV, clock: WatchedClock
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concave.clock import Micros
 from concave.store.memory.entry import WAITING, Entry, Hold, due_of
 from concave.store.memory.lanes import Lanes
+from concave.store.memory.last_claims import LastClaims
 from concave.store.memory.leases import Leases
 from concave.store.memory.listeners import Topics
 from concave.store.memory.moments import Moments
@@ -15,6 +16,7 @@ from concave.store.protocol import DEAD, WORK, abort_topic, done_topic
 from concave.store.records import (
     DAY,
     MAX_FAILURES,
+    NOTHING_CLAIMED,
     SUPERSEDED,
     Cancel,
     Claim,
@@ -49,7 +51,7 @@ class State:
         self._held_keys: dict[KeyOf, str] = {}
         self._debounced: dict[KeyOf, str] = {}
         self._stands_for: dict[str, str] = {}
-        self._last_claims: dict[tuple[str, int], tuple[str, list[Entry], Micros]] = {}
+        self._last_claims = LastClaims()
         self._numbering = Numbering()
         # What is forgotten, and when: records, idempotency keys with the task that holds them, and submissions.
         self._record_ends = Moments[Entry]()
@@ -142,25 +144,19 @@ class State:
     # Claiming
 
     def claim(self, claim: Claim, now: Micros) -> Claimed:
-        nonce, entries, _ = self._last_claims.get((claim.worker_id, claim.line), ("", [], 0))
-        if nonce == claim.nonce:
-            held = [entry for entry in entries if _holds(entry, nonce)]
-            return Claimed([Lease(entry.record(now), nonce, entry.suspect) for entry in held], 0)
+        last = self._last_claims.before(claim)
+        if last is not None and last.has_overtaken(claim):
+            return NOTHING_CLAIMED
+        if last is not None and last.is_repeated_by(claim):
+            held = [entry for entry in last.entries if _holds(entry, last.nonce)]
+            return Claimed([Lease(entry.record(now), last.nonce, entry.suspect) for entry in held], 0)
         room = {name: (cap - self._leases.running(name)) if cap else claim.limit for name, cap in claim.names}
         taken = self.lanes.take(claim.limit, room, claim.suspects)
         if taken:
             self._leases.begin(taken, Hold(claim.nonce, claim.worker_id, now), now + claim.lease)
-            self._remember_claim(claim, taken, now)
+        self._last_claims.remember(claim, taken, now)
         leases = [Lease(entry.record(now), claim.nonce, entry.suspect) for entry in taken]
         return Claimed(leases, self._idle_for(now) if len(leases) < claim.limit else None)
-
-    def _remember_claim(self, claim: Claim, taken: list[Entry], now: Micros) -> None:
-        """Know what was claimed last on a worker's line, for as long as its leases were to last; forget who is gone."""
-        line = claim.worker_id, claim.line
-        if line not in self._last_claims:
-            for gone in [known for known, (_, _, until) in self._last_claims.items() if until <= now]:
-                del self._last_claims[gone]
-        self._last_claims[line] = (claim.nonce, taken, now + claim.lease)
 
     def held(self, lease: Lease) -> Entry | None:
         """The task that a lease is of, if its token still stands."""

@@ -206,7 +206,7 @@ EXTENDED: dict[int, Extended] = {ord("0"): "lost", ord("1"): "held", ord("2"): "
 def _packed_claim(claim: Claim) -> bytes:
     limit = min(claim.limit, LARGEST_STEP)
     who = [claim.worker_id, limit, claim.lease, claim.nonce, claim.suspects, claim.line]
-    return pack([*who, claim.desk, claim.stands])
+    return pack([*who, claim.desk, claim.stands, claim.number])
 
 
 def _claimed(reply: list[Any], claim: Claim, now: Micros) -> Claimed:

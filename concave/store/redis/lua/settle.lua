@@ -8,7 +8,7 @@
 --   "b"                                     hand back
 --   "d"  reason, failure or false           die
 --   "x"  reason                             cancel
--- ARGV[4]: msgpack [worker, limit, lease, nonce, suspects, line, desk, stands], or "" to claim nothing.
+-- ARGV[4]: msgpack [worker, limit, lease, nonce, suspects, line, desk, stands, number], or "" to claim nothing.
 -- ARGV[5]: msgpack name -> cap. ARGV[6]: names, as stand() takes them.
 -- Returns a string with "1" for each decision that was carried out and "0" for each whose token was stale (first those of the
 -- columns, group by group), the time, then what claim.lua returns.

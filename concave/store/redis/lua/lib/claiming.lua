@@ -153,12 +153,19 @@ local function lease(order, chosen, claim, run)
   return found
 end
 
+-- The last claim of a worker's line: its nonce, its number, and the ids that it leased.
+local function last_claim(worker, line)
+  local seen = call('GET', P .. 'w:' .. worker .. ':' .. line)
+  local number, ids = values_of(seen and string.sub(seen, 17) or '')
+  return seen and string.sub(seen, 1, 16), tonumber(number) or 0, type(ids) == 'table' and ids or {}
+end
+
 -- The same claim again: what it leased the first time, as far as it is still held, and when that was.
 local function again(nonce, ids, reply)
   local time_at = #reply
   reply[#reply + 1] = 0
   reply[#reply + 1] = 0
-  for _, id in ipairs(type(ids) == 'table' and ids or {}) do
+  for _, id in ipairs(ids) do
     local run = call('HGET', P .. 'run', id)
     local record = call('GET', P .. 't:' .. id)
     if run and record and run_of(run).nonce == nonce then
@@ -169,19 +176,25 @@ local function again(nonce, ids, reply)
   end
 end
 
--- claim: [worker, limit, lease, nonce, suspects, line, desk, stands]; caps: name -> max_concurrency or 0; names: as stand()
+-- claim: [worker, limit, lease, nonce, suspects, line, desk, stands, number]; caps: name -> max_concurrency or 0; names: as stand()
 -- takes them. `reply` ends with the time.
 -- Appends idle_for (-1: nothing known to come), whether it stands (1 or 0), and then id, record, id, record … to it.
 local function claim_into(reply, claim, caps, names)
-  local nonce, seen = claim[4], P .. 'w:' .. claim[1] .. ':' .. claim[6]
+  local nonce, number = claim[4], claim[9]
   reap(100)
   promote(1000)
+  local last, last_number, last_ids = last_claim(claim[1], claim[6])
+  if last and number < last_number and string.sub(last, 1, 8) == string.sub(nonce, 1, 8) then
+    -- Something on the way held it back. Nobody waits for it any more: what it leased, nobody would know of.
+    reply[#reply + 1] = -1
+    reply[#reply + 1] = 0
+    return
+  end
   if claim[7] ~= '' then
     call('HDEL', P .. 'standing', claim[7])
   end
-  local last = call('GET', seen)
-  if last and string.sub(last, 1, 16) == nonce then
-    return again(nonce, values_of(string.sub(last, 17)), reply)
+  if last == nonce and (number == last_number or #last_ids > 0) then
+    return again(nonce, last_ids, reply)
   end
   reply[#reply + 1] = -1
   reply[#reply + 1] = 0
@@ -195,9 +208,10 @@ local function claim_into(reply, claim, caps, names)
       all[#all + 1] = id
     end
   end
-  if #all > 0 then
-    remember_claim(claim[1], claim[6], nonce, all, claim[3])
-  elseif #order == 0 and claim[8] > 0 then
+  if #all > 0 or number ~= 0 then
+    remember_claim(claim[1], claim[6], nonce, number, all, claim[3])
+  end
+  if #order == 0 and claim[8] > 0 then
     stand(claim, names)
     reply[idle_at + 1] = 1
   end

@@ -26,7 +26,11 @@ local function hold(ids_by_name, lasting, run)
   end
 end
 
--- Know what a claim leased, should it be sent again.
-local function remember_claim(worker, line, nonce, ids, lasting)
-  call('SET', P .. 'w:' .. worker .. ':' .. line, nonce .. pack(ids), 'PX', ms(lasting))
+-- Longer than a network, or a proxy, holds back what it delivers after all.
+local LATEST = 900000000
+
+-- Know the last claim of a line, and what it leased: it may be sent again, and those before it may come late.
+local function remember_claim(worker, line, nonce, number, ids, lasting)
+  local seen = nonce .. pack(number, ids)
+  call('SET', P .. 'w:' .. worker .. ':' .. line, seen, 'PX', ms(math.max(lasting, LATEST)))
 end

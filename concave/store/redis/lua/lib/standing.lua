@@ -5,7 +5,7 @@ local function any_that_stands()
   return unpack(call('HRANDFIELD', P .. 'standing', 1, 'WITHVALUES'))
 end
 
--- [worker, limit, lease, nonce, line, until when it stands] of an entry, and where its names begin; nothing where its time is
+-- [worker, limit, lease, nonce, line, until when it stands, number] of an entry, and where its names begin; nothing where its time is
 -- over, or nobody can read it.
 local function entry_of(value)
   local sound, offset, entry = pcall(unpack_one, value)
@@ -21,7 +21,7 @@ local function stand(claim, names)
   if gone and not entry_of(value) then
     call('HDEL', P .. 'standing', gone)
   end
-  local entry = pack({claim[1], claim[2], claim[3], claim[4], claim[6], now + claim[8]})
+  local entry = pack({claim[1], claim[2], claim[3], claim[4], claim[6], now + claim[8], claim[9]})
   call('HSET', P .. 'standing', claim[7], entry .. names)
   call('PEXPIRE', P .. 'standing', ms(claim[8]))
 end
@@ -67,7 +67,7 @@ local function hand_out(lane, ids, records, lanes)
     end
     local claim = standing_at(desk, value, name)
     if claim then
-      local worker, limit, lasting, nonce, line = unpack(claim)
+      local worker, limit, lasting, nonce, line, _, number = unpack(claim)
       local mine, message, size = {}, {nonce, worker, now}, 0
       for i = given + 1, math.min(given + math.ceil(limit / lanes), #ids) do
         size = size + #records[i]
@@ -79,7 +79,7 @@ local function hand_out(lane, ids, records, lanes)
         message[#message + 1] = records[i]
       end
       hold({[name] = mine}, lasting, run_entry(nonce, worker))
-      remember_claim(worker, line, nonce, mine, lasting)
+      remember_claim(worker, line, nonce, number, mine, lasting)
       publish('leases:' .. desk, pack(unpack(message)))
       given = given + #mine
       if given == #ids then
