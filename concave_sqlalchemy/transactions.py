@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
 from concave.errors import ConfigurationError
+from concave_sqlalchemy.abandoned import close_with_cursors
 from concave_sqlalchemy.greenlets import SessionInGreenlet, in_one_greenlet
 from concave_sqlalchemy.plain import PlainSession, listeners_of_all, plain_engine
 from concave_sqlalchemy.problems import Problem
@@ -48,8 +49,10 @@ class Transactions:
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._begins_by_itself = False
         self._listeners = listeners_of_all()
-        if isinstance(sessions, sessionmaker) and self.engine is not None:
-            threads_for(self.engine)  # told now where it can't be
+        if self.engine is not None:
+            close_with_cursors(self.engine)
+            if isinstance(sessions, sessionmaker):
+                threads_for(self.engine)  # told now where it can't be
 
     @property
     def description(self) -> str:
