@@ -107,8 +107,14 @@ def create_task_trigger_hooks(
             return None
 
         async def fire(ctx: HookContext, row: Row) -> None:
-            happened = _event(event, ctx, row)
+            happened: TriggerEvent | None = None
             for trigger in triggers:
+                if trigger.asks_nothing:
+                    # Most are so, and what an event is told of takes longer than all the rest of this.
+                    given = _default_input(event, ctx.resource, row, ctx.user)
+                    await ctx.enqueue(trigger.task, given, delay=trigger.delay, scheduler=scheduler)
+                    continue
+                happened = happened or _event(event, ctx, row)
                 if await trigger.fires(row, happened):
                     await ctx.enqueue(
                         trigger.task,
@@ -138,6 +144,11 @@ class _Prepared(NamedTuple):
     transform: Callable[[Row, TriggerEvent], Any] | None
     key: Callable[[Row, TriggerEvent], Any] | None
 
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether it fires for every event, with the default input."""
+        return not (self.when or self.transform or self.key or self.fields)
+
     async def fires(self, row: Row, event: TriggerEvent) -> bool:
         if self.fields is not None:
             if unknown := sorted(self.fields - row.keys()):
@@ -151,12 +162,7 @@ class _Prepared(NamedTuple):
     async def input_of(self, row: Row, event: TriggerEvent) -> Any:
         if self.transform is not None:
             return await call_hook(self.transform, row, event)
-        return {
-            "event": event.event,
-            "resource": event.resource,
-            "data": row,
-            "userId": _user_id(event.user),
-        }
+        return _default_input(event.event, event.resource, row, event.user)
 
     async def key_of(self, row: Row, event: TriggerEvent) -> str | None:
         value = None if self.key is None else await call_hook(self.key, row, event)
@@ -204,6 +210,10 @@ def _takes_event(function: Callable[..., Any]) -> bool:
     )
 
 
+def _default_input(event: Event, resource: str, row: Row, user: Any) -> dict[str, Any]:
+    return {"event": event, "resource": resource, "data": row, "userId": _user_id(user)}
+
+
 def _event(event: Event, ctx: HookContext, row: Row) -> TriggerEvent:
     previous = row if event == "delete" else ctx.previous
     return TriggerEvent(
@@ -249,6 +259,8 @@ def _checked(triggers: object, option: str) -> tuple[TaskTrigger, ...]:
 
 
 def _user_id(user: Any) -> Any:
+    if user is None:
+        return None
     if isinstance(user, Mapping):
         return user.get("id")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return getattr(user, "id", None)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -21,7 +21,7 @@ from sqlalchemy import func, inspect, literal, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from concave.errors import StoreError, TasksNotInitializedError
+from concave.errors import TasksNotInitializedError
 from concave.failpoints import armed, reach
 from concave.store.records import NewTask
 from concave.tasks.defaults import announce_outbox, announced_outboxes, get_task_scheduler
@@ -30,7 +30,7 @@ from concave.tasks.scheduler import TaskScheduler
 from concave_sqlalchemy.idempotency import Expiry
 from concave_sqlalchemy.outbox_sql import NUMBERED_INSERT, delete_rows, insert_rows
 from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
-from concave_sqlalchemy.relay import Relay, Submission
+from concave_sqlalchemy.relay import Relay, Submission, submit_all
 from concave_sqlalchemy.tables import database_time, explained, outbox_table
 from concave_sqlalchemy.transactions import AnySession, Sessions, Transactions
 
@@ -51,6 +51,7 @@ class Outbox:
         self._explicit: WeakValueDictionary[str, TaskScheduler] = WeakValueDictionary()
         self._newest_at_last_sweep: int | None = None
         self._has_table = False
+        self._has_written = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._expiry = Expiry(self.transactions)
 
@@ -73,8 +74,13 @@ class Outbox:
     def __repr__(self) -> str:
         return f"Outbox({self.transactions.description})"
 
-    def write_in(self, session: Session, submissions: Sequence[Submission]) -> list[Submission]:
-        """Put submissions into a transaction, to be relayed if and only if it commits; the same with their numbers."""
+    def write_in(
+        self, session: Session, submissions: Sequence[Submission], *, at_commit: bool = False
+    ) -> list[Submission]:
+        """Put submissions into a transaction, to be relayed if and only if it commits; the same with their numbers.
+
+        `at_commit`: nothing comes after them but the commit, which may write them.
+        """
         if not submissions:
             return []
         rows = [
@@ -87,7 +93,9 @@ class Outbox:
         ]
         try:
             if not any(each.task.debounce for each in submissions):
-                insert_rows(session, rows)
+                # The first goes by itself: who hasn't made the table is told so.
+                insert_rows(session, rows, at_commit=at_commit and self._has_written)
+                self._has_written = True
                 return list(submissions)
             # Rows get their numbers in the order of `submissions`, while their transaction holds what it has changed: so
             # whoever commits a change of the same row later has higher ones.
@@ -97,9 +105,14 @@ class Outbox:
             raise explained(error, outbox_table) from error
         return [each._replace(task=numbered(each.task, sequences[each.task.id])) for each in submissions]
 
-    async def relay(self, submissions: Sequence[Submission]) -> None:
+    @property
+    def coming(self) -> AbstractContextManager[None]:
+        """While a transaction lasts that `relay` may follow: what others have to send waits for a moment to go along."""
+        return self._relay
+
+    def relay(self, submissions: Sequence[Submission]) -> Awaitable[None]:
         """Hand over what has just been committed. Never raises: what can't be sent now is swept up later."""
-        await self._relay.send(submissions)
+        return self._relay.send(submissions)
 
     def relay_written(self, ids: Sequence[str]) -> None:
         """Hand over, in the background, those of these rows that have been committed; from any thread.
@@ -167,7 +180,7 @@ class Outbox:
             tasks = await self._decoded(rows)
             for destination, each in submits.items():
                 ours = [task for row, task in tasks if row.destination == destination]
-                done = await _submit_all(each, ours) if ours else []
+                done = await submit_all(each, ours) if ours else []
                 if armed:
                     await reach("sweep.sent")
                 await self._delete(done)
@@ -252,25 +265,6 @@ class Outbox:
         await self.transactions.write(delete, begins_with_write=True)
         if armed:
             await reach("outbox.deleted")
-
-
-async def _submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:
-    """Hand tasks over, together, or one by one where that fails for one of them; the ids of those that were taken."""
-    try:
-        await submit(tasks)
-    except StoreError:
-        raise  # no task's fault, and no time to try the others
-    except Exception as error:
-        if len(tasks) > 1:
-            return [done for task in tasks for done in await _submit_all(submit, [task])]
-        log.error(
-            "task %s (%s) can't be relayed and waits in the outbox",
-            tasks[0].id,
-            tasks[0].name,
-            exc_info=error,
-        )
-        return []
-    return [task.id for task in tasks]
 
 
 def _aged(task: NewTask, age: float) -> NewTask:

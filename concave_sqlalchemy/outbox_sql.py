@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import ARRAY
 from sqlalchemy.util import await_only
 
+from concave_sqlalchemy.sqlite import written_at_commit
 from concave_sqlalchemy.tables import database_time, outbox_table
 
 __all__ = ["NUMBERED_INSERT", "delete_rows", "insert_rows"]
@@ -34,8 +35,8 @@ LISTED: Final[Any] = func.json_each(bindparam("ids", type_=Text)).table_valued("
 DELETE_JSON: Final = delete(outbox_table).where(outbox_table.c.id.in_(select(LISTED.c.value)))
 
 
-def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows whose numbers nobody asks for."""
+def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]], *, at_commit: bool = False) -> None:
+    """Write rows whose numbers nobody asks for. `at_commit`: that may be as late as in the commit, which raises what is wrong then."""
     connection = session.connection()
     insert_them = DIRECTLY.get(connection.dialect.driver)
     if insert_them is None:
@@ -43,8 +44,11 @@ def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     dialect = connection.dialect
     statement, error = _direct_insert(dialect), dialect.loaded_dbapi.Error
+    given = [tuple([row[name] for name in GIVEN]) for row in rows]
+    if at_commit and written_at_commit(connection, statement, given):
+        return
     try:
-        insert_them(connection, statement, [tuple([row[name] for name in GIVEN]) for row in rows])
+        insert_them(connection, statement, given)
     except error as refused:
         lost = dialect.is_disconnect(refused, connection.connection, None)
         if lost:

@@ -6,8 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from concave.errors import ConcaveError, TasksNotInitializedError
 from concave.failpoints import armed, reach
@@ -16,16 +15,19 @@ from concave.store.records import NewTask
 from concave.tasks.defaults import get_task_scheduler
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import Duration
+from concave.tasks.outbox import Submit
 from concave.tasks.scheduler import TaskScheduler
 from concave.tasks.submission import submission
 
-__all__ = ["Relay", "Submission", "into"]
+__all__ = ["Relay", "Submission", "into", "submit_all"]
 
 log = logging.getLogger("concave.outbox")
 
 PATIENCE = 0.5
 """Seconds that a response waits for the store to take its tasks: they are safe in the outbox, and are sent all the same."""
 
+MOMENT = 0.002
+"""Seconds that a submission waits for those of other writes under way, to share their round trip."""
 
 LINGER = 0.2
 """Seconds that relayed rows gather before one DELETE takes them all: a transaction each would double what a write costs."""
@@ -60,65 +62,151 @@ def into(take: Callable[[Submission], bool]) -> Enqueue:
     return enqueue
 
 
+class _Answer:
+    """Who waits for the store to have taken all of his tasks."""
+
+    def __init__(self, future: asyncio.Future[None], left: int) -> None:
+        self.future = future
+        self._left = left
+
+    def less(self) -> None:
+        """One of them is done with."""
+        self._left -= 1
+        if not self._left:
+            self.end()
+
+    def end(self) -> None:
+        """The wait is over, be it that the patience is."""
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+_Gathered: TypeAlias = tuple[NewTask, TaskScheduler | None, _Answer]
+
+
 class Relay:
-    """Sends committed submissions to the store and has their rows deleted, in the background and in batches."""
+    """Sends committed submissions to the store and has their rows deleted, in the background and in batches.
+
+    Writes that are under way at the same time share a round trip: what one of them has committed waits until as many wait as are
+    still to come, for a moment at most. (PostgreSQL's commit_delay and commit_siblings are the same, for its log.)
+    """
 
     def __init__(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         self._delete = delete
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._to_come = 0
+        """Writes that are under way, which may have something to send."""
+        self._gathered: list[_Gathered] = []
+        self._moment: asyncio.TimerHandle | None = None
+        self._answers: dict[_Answer, float] = {}
+        """Who waits, and until when; in the order of these times."""
+        self._watch: asyncio.TimerHandle | None = None
         self._to_delete: list[str] = []
         self._background: set[asyncio.Future[Any]] = set()
         self._deleting: asyncio.Task[None] | None = None
         self._hurry: asyncio.Event | None = None
         self._troubled = False
 
+    def __enter__(self) -> None:
+        """A transaction begins whose tasks may be sent soon: others wait for them."""
+        self._to_come += 1
+
+    def __exit__(self, *_: object) -> None:
+        """It is over, whether or not it has any."""
+        self._to_come -= 1
+        if self._gathered:
+            self._send_if_enough()
+
     async def send(self, submissions: Sequence[Submission]) -> None:
         """Send; returns once the store has them, or after a moment's patience with a store that doesn't answer."""
-        # Futures, and no tasks: this is part of every request that triggers something.
-        sending = [sent for each in submissions if (sent := self._send(each)) is not None]
+        if not submissions:
+            return
+        loop = self._running_loop()
+        answer = _Answer(loop.create_future(), len(submissions))
+        self._gathered += [(each.task, each.scheduler, answer) for each in submissions]
         # In an outage only the first response waits.
-        if sending and not self._troubled:
-            await asyncio.wait(sending, timeout=PATIENCE)
+        waits = not self._troubled
+        if not self._send_if_enough() and self._moment is None:
+            self._moment = loop.call_later(MOMENT, self._send_gathered)
+        if waits and not answer.future.done():
+            self._answers[answer] = loop.time() + PATIENCE
+            if self._watch is None:
+                self._watch = loop.call_later(PATIENCE, self._let_go)
+            try:
+                await answer.future
+            finally:
+                self._answers.pop(answer, None)
 
     async def drain(self) -> None:
         """Wait for what is under way."""
-        loop = asyncio.get_running_loop()
+        loop = self._running_loop()
+        self._send_gathered()
         # What another loop left undone will never be done.
         while ours := {each for each in self._background if each.get_loop() is loop}:
             if self._hurry is not None:
                 self._hurry.set()
             await asyncio.wait(ours)
 
-    def _send(self, submission: Submission) -> asyncio.Future[Any] | None:
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # Another loop has ended, and whoever waited there with it: their rows are swept up.
+            self._loop, self._moment, self._watch = loop, None, None
+            self._gathered.clear()
+            self._answers.clear()
+        return loop
+
+    def _send_if_enough(self) -> bool:
+        enough = len(self._gathered) >= self._to_come
+        if enough:
+            self._send_gathered()
+        return enough
+
+    def _send_gathered(self) -> None:
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
+        gathered, self._gathered = self._gathered, list[_Gathered]()
+        if gathered:
+            self.spawn(self._send_all(gathered))
+
+    async def _send_all(self, gathered: Sequence[_Gathered]) -> None:
         try:
-            scheduler = submission.scheduler or get_task_scheduler()
+            for scheduler in dict.fromkeys(scheduler for _, scheduler, _ in gathered):
+                await self._send_to(scheduler, [task for task, each, _ in gathered if each is scheduler])
+        finally:
+            for _, _, answer in gathered:
+                answer.less()
+
+    async def _send_to(self, given: TaskScheduler | None, tasks: Sequence[NewTask]) -> None:
+        try:
+            sent = await submit_all((given or get_task_scheduler()).submit, tasks)
         except TasksNotInitializedError:
             self._trouble("no scheduler in this process: tasks wait in the outbox for a process that has one")
-            return None
-        sent = scheduler.submit_soon(submission.task)
+            return
+        except ConcaveError as error:
+            self._trouble(f"tasks wait in the outbox: {error}")
+            return
         if armed:
-            return self.spawn(self._reach_sent(submission.task.id, sent))
-        self._background.add(sent)
-        sent.add_done_callback(partial(self._sent, submission.task.id))
-        return sent
-
-    async def _reach_sent(self, task_id: str, sent: asyncio.Future[str]) -> None:
-        await asyncio.wait({sent})
-        if sent.exception() is None:
             await reach("outbox.sent")
-        self._sent(task_id, sent)
-
-    def _sent(self, task_id: str, sent: asyncio.Future[str]) -> None:
-        self._background.discard(sent)
-        error = None if sent.cancelled() else sent.exception()
-        if error is not None:
-            unexpected = None if isinstance(error, ConcaveError) else error
-            self._trouble(f"tasks wait in the outbox: {error}", unexpected)
-        elif not sent.cancelled():
+        if sent:
             self._troubled = False
-            self._to_delete.append(task_id)
+            self._to_delete += sent
             if self._deleting is None or self._deleting.done():
                 self._hurry = asyncio.Event()
                 self._deleting = self.spawn(self._delete_all(self._hurry))
+
+    def _let_go(self) -> None:
+        """Those whose patience is over wait no longer."""
+        self._watch = None
+        if self._loop is None or not self._answers:
+            return
+        now = self._loop.time()
+        for answer in [each for each, until in self._answers.items() if until <= now]:
+            answer.end()
+            del self._answers[answer]
+        if self._answers:
+            self._watch = self._loop.call_at(next(iter(self._answers.values())), self._let_go)
 
     async def _delete_all(self, hurry: asyncio.Event) -> None:
         while self._to_delete:
@@ -130,9 +218,9 @@ class Relay:
             except Exception as error:  # noqa: BLE001  the rows stay, and are swept up: whatever is wrong with the database, nothing is lost
                 log.warning("%d relayed rows could not be deleted yet: %s", len(ids), error)
 
-    def _trouble(self, message: str, unexpected: BaseException | None = None) -> None:
+    def _trouble(self, message: str) -> None:
         # Once per outage, not once per request.
-        log.log(logging.DEBUG if self._troubled else logging.WARNING, "%s", message, exc_info=unexpected)
+        log.log(logging.DEBUG if self._troubled else logging.WARNING, "%s", message)
         self._troubled = True
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -141,3 +229,25 @@ class Relay:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+
+async def submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:
+    """Hand tasks over, together, or one by one where that fails for one of them; the ids of those that were taken.
+
+    Raises what is no task's fault: a `ConcaveError`, and there is no time to try the others.
+    """
+    try:
+        await submit(tasks)
+    except ConcaveError:
+        raise
+    except Exception as error:
+        if len(tasks) > 1:
+            return [done for task in tasks for done in await submit_all(submit, [task])]
+        log.error(
+            "task %s (%s) can't be relayed and waits in the outbox",
+            tasks[0].id,
+            tasks[0].name,
+            exc_info=error,
+        )
+        return []
+    return [task.id for task in tasks]

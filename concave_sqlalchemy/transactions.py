@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
 from concave.errors import ConfigurationError
-from concave_sqlalchemy.abandoned import close_with_cursors
 from concave_sqlalchemy.greenlets import SessionInGreenlet, in_one_greenlet
 from concave_sqlalchemy.plain import PlainSession, listeners_of_all, plain_engine
 from concave_sqlalchemy.problems import Problem
+from concave_sqlalchemy.sqlite import extend_connections
 from concave_sqlalchemy.threads import SessionInThreads, threads_for
 
 __all__ = ["AnySession", "Sessions", "Transactions", "has_begun"]
@@ -50,7 +50,7 @@ class Transactions:
         self._begins_by_itself = False
         self._listeners = listeners_of_all()
         if self.engine is not None:
-            close_with_cursors(self.engine)
+            extend_connections(self.engine)
             if isinstance(sessions, sessionmaker):
                 threads_for(self.engine)  # told now where it can't be
 

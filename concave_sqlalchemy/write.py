@@ -77,7 +77,8 @@ class Write:
         """Write the tasks: the last statements before the commit. There are all that there will be."""
         self._sealed = True
         if self.submissions:
-            self.submissions = await self.session.run_sync(self._outbox.write_in, self.submissions)
+            write_in = self._outbox.write_in
+            self.submissions = await self.session.run_sync(write_in, self.submissions, at_commit=True)
 
     @asynccontextmanager
     async def nested(self) -> AsyncGenerator[None]:
@@ -107,7 +108,8 @@ class Write:
 
 def _request_id(request: Request) -> str | None:
     """What a middleware or the client calls the request."""
-    given = request.scope.get("state", {}).get("request_id")
-    if not given and b"x-request-id" in [name for name, _ in request.headers.raw]:
+    scope = request.scope  # and not `request.headers`, which would have to be made
+    given = scope["state"].get("request_id") if "state" in scope else None
+    if not given and any(name == b"x-request-id" for name, _ in scope["headers"]):
         given = request.headers.get("x-request-id")
     return None if given is None else str(given)[:MAX_REQUEST_ID]

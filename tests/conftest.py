@@ -79,6 +79,13 @@ def _reachable(url: str, variable: str, default_port: int) -> str:
 
 @pytest.fixture(autouse=True)
 def no_defaults_left() -> Iterator[None]:
-    """The process-wide default of one test is not the next one's."""
+    """The process-wide default of one test is not the next one's, and its outboxes aren't either.
+
+    Those live as long as what tracks their sessions; lifespans of later tests would sweep databases that are gone.
+    """
+    before = set(defaults.announced_outboxes())
     yield
     defaults._stack.clear()
+    for announced in defaults.announced_outboxes():
+        if announced not in before:
+            defaults._outboxes.discard(announced)

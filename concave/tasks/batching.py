@@ -53,14 +53,6 @@ class Batcher:
             self._let_others_send(loop)
         return await answer
 
-    def put(self, task: NewTask) -> asyncio.Future[str]:
-        """The same, for who doesn't wait: sent as soon as the loop gets to it. Cancelled before, it isn't sent."""
-        loop = self._running_loop()
-        future = self._join(task, loop)
-        if not self._sending:
-            self._let_others_send(loop)
-        return future
-
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:

@@ -118,10 +118,6 @@ class TaskScheduler:
         """Hand over a submission made elsewhere, sharing round trips with whatever else is being enqueued."""
         return await self._batcher.submit(task)
 
-    def submit_soon(self, task: NewTask) -> asyncio.Future[str]:
-        """`submit_one` as a future, which costs no task. It has to be asked for its exception."""
-        return self._batcher.put(task)
-
     async def submit(self, tasks: Sequence[NewTask]) -> list[str]:
         """Hand over submissions made elsewhere (an outbox). Sending one twice adds it once."""
         ids: list[str] = []

@@ -89,7 +89,7 @@ class Performer:
             return answer
 
         try:
-            with database_errors():
+            with database_errors(), self.outbox.coming:
                 answer = await self.outbox.transactions.write(
                     within, hooked=self.hooked, begins_with_write=begins_with_write
                 )
@@ -99,7 +99,8 @@ class Performer:
             await reach("write.committed")
         for callback in write.after_commit:
             await _call_after_commit(callback)
-        await self.outbox.relay(write.submissions)
+        if write.submissions:
+            await self.outbox.relay(write.submissions)
         return answer
 
 

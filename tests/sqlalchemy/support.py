@@ -1,7 +1,6 @@
 """Databases and clients for the tests of what is written."""
 
-import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from starlette.applications import Starlette
 
+from concave.store.records import NewTask
 from concave.tasks.defaults import announced_outboxes
+from concave.tasks.outbox import Submit
 from concave_sqlalchemy import Resource, create_outbox_tables, use_resource
 from concave_sqlalchemy.outbox import Outbox
 from tests.servers import temporary_database
@@ -45,11 +46,13 @@ async def _engine(url: str, tables: MetaData) -> AsyncGenerator[AsyncEngine]:
         await engine.dispose()
 
 
-def failed(error: Exception) -> asyncio.Future[str]:
-    """What `TaskScheduler.submit_soon` comes to with a store that can't."""
-    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    future.set_exception(error)
-    return future
+def failing(error: Exception) -> Submit:
+    """What `TaskScheduler.submit` is with a store that can't."""
+
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        raise error
+
+    return submit
 
 
 async def _drain(engine: AsyncEngine) -> None:

@@ -1,6 +1,5 @@
 """What a resource tells its triggers of a change, and tasks that are coalesced by row, over HTTP on both databases."""
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
@@ -29,7 +28,7 @@ from concave_sqlalchemy import create_outbox_tables, use_resource
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.tables import outbox_table
 from tests.servers import temporary_database
-from tests.sqlalchemy.support import failed
+from tests.sqlalchemy.support import failing
 
 tables = MetaData()
 people = Table(
@@ -154,13 +153,13 @@ async def test_an_older_row_that_is_relayed_late_replaces_nothing_and_runs_nothi
 ) -> None:
     trigger = TaskTrigger(index, key=lambda row, event: row["id"], transform=lambda row: row["email"])
     app = App(engine, trigger)
-    real = scheduler.submit_soon
+    real = scheduler.submit
     dies = ConnectionError("a web process dies before it can relay")
-    scheduler.submit_soon = lambda task: failed(dies)  # type: ignore[method-assign]
+    scheduler.submit = failing(dies)  # type: ignore[method-assign, assignment]
     await app.client.post("", json={"email": "old"})
     await app.outbox.drain()
     (late,) = await _left_behind(engine)
-    scheduler.submit_soon = real  # type: ignore[method-assign]
+    scheduler.submit = real  # type: ignore[method-assign]
     await app.client.patch("/1", json={"email": "new"})
     await app.outbox.drain()
     assert await app.outbox.sweep(scheduler.submit) == 1
@@ -181,15 +180,15 @@ async def test_the_number_is_the_rows_own_also_where_it_is_swept(
     app = App(engine, TaskTrigger(index, key=lambda row: row["id"], delay=60))
     sent: list[NewTask] = []
 
-    def down(task: NewTask) -> asyncio.Future[str]:
-        sent.append(task)
-        return failed(ConnectionError("down"))
+    async def down(tasks: Sequence[NewTask]) -> list[str]:
+        sent.extend(tasks)
+        raise ConnectionError("down")
 
     async def take(tasks: Sequence[NewTask]) -> list[str]:
         sent.extend(tasks)
         return [task.id for task in tasks]
 
-    scheduler.submit_soon = down  # type: ignore[method-assign]
+    scheduler.submit = down  # type: ignore[method-assign]
     await app.client.post("", json={"email": "a"})
     await app.outbox.drain()
     (row,) = await _left_behind(engine)

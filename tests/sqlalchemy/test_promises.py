@@ -57,7 +57,7 @@ from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.payload import decode, encode
 from concave_sqlalchemy.tables import outbox_table
 from tests.servers import temporary_database
-from tests.sqlalchemy.support import failed
+from tests.sqlalchemy.support import failing
 
 tables = MetaData()
 
@@ -318,14 +318,14 @@ async def test_a_task_for_another_store_never_goes_to_the_sweepers(
 ) -> None:
     async with MemoryKV(prefix="other") as kv:
         other = TaskScheduler(kv)
-        real = other.submit_soon
-        other.submit_soon = lambda task: failed(StoreUnavailableError("down"))  # type: ignore[method-assign]
+        real = other.submit
+        other.submit = failing(StoreUnavailableError("down"))  # type: ignore[method-assign, assignment]
         hooks = create_task_trigger_hooks(on_create=[TaskTrigger(promise)], scheduler=other)
         resource = use_resource(notes, session=async_sessionmaker(engine), hooks=hooks)
         async with client_of(resource) as client:
             assert (await client.post("/", json=NOTE)).status_code == 201
         outbox = resource._outbox
-        other.submit_soon = real  # type: ignore[method-assign]
+        other.submit = real  # type: ignore[method-assign]
         await outbox.sweep(scheduler.submit)
         await outbox.sweep(scheduler.submit)
         assert await scheduler.get_tasks() == []
@@ -338,7 +338,7 @@ async def test_a_relay_that_fails_oddly_is_logged_and_swept(
     hooks = create_task_trigger_hooks(on_create=[TaskTrigger(promise)])
     resource = use_resource(notes, session=async_sessionmaker(engine), hooks=hooks)
 
-    scheduler.submit_soon = lambda task: failed(RuntimeError("a driver's own error"))  # type: ignore[method-assign]
+    scheduler.submit = failing(RuntimeError("a driver's own error"))  # type: ignore[method-assign, assignment]
     with caplog.at_level(logging.WARNING):
         async with client_of(resource) as client:
             assert (await client.post("/", json=NOTE)).status_code == 201
@@ -678,19 +678,19 @@ async def test_in_an_outage_only_the_first_response_waits_and_one_line_is_logged
 ) -> None:
     hooks = create_task_trigger_hooks(on_create=[TaskTrigger(promise)])
     resource = use_resource(notes, session=async_sessionmaker(engine), hooks=hooks)
-    real, back = scheduler.submit_soon, asyncio.Event()
+    real, back = scheduler.submit, asyncio.Event()
 
-    async def silent(task: NewTask) -> str:
+    async def silent(tasks: Sequence[NewTask]) -> list[str]:
         await back.wait()
-        return await real(task)
+        return await real(tasks)
 
     async with client_of(resource) as client:
-        scheduler.submit_soon = lambda task: failed(StoreUnavailableError("no answer"))  # type: ignore[method-assign]
+        scheduler.submit = failing(StoreUnavailableError("no answer"))  # type: ignore[method-assign, assignment]
         for _ in range(3):
             assert (await client.post("/", json=NOTE)).status_code == 201
         await resource._outbox.drain()
         assert len([each for each in caplog.records if "no answer" in each.message]) == 1
-        scheduler.submit_soon = lambda task: asyncio.ensure_future(silent(task))  # type: ignore[method-assign]
+        scheduler.submit = silent  # type: ignore[method-assign]
         monkeypatch.setattr(
             "concave_sqlalchemy.relay.PATIENCE", float("inf")
         )  # a response that waited would hang

@@ -1,0 +1,178 @@
+"""From the outbox to the store: writes that are under way together share a round trip, and nobody waits for long."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from concave import (
+    HookContext,
+    ResourceHooks,
+    TaskScheduler,
+    TaskTrigger,
+    compose_hooks,
+    create_task_trigger_hooks,
+    define_task,
+)
+from concave.kv import MemoryKV
+from concave.store.records import NewTask
+from concave.tasks import initialize_tasks
+from concave_sqlalchemy import relay
+from tests.sqlalchemy.support import client_of, database
+
+tables = MetaData()
+things = Table("things", tables, Column("id", Integer, primary_key=True), Column("name", String(20)))
+FOREVER = 1e9
+
+
+@define_task(name="relayed")
+async def relayed(ctx: Any, event: Any) -> None: ...
+
+
+@pytest.fixture(params=["postgresql"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
+    async with database(request, tmp_path, tables) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def scheduler() -> AsyncGenerator[TaskScheduler]:
+    async with MemoryKV() as kv:
+        yield initialize_tasks(kv)
+
+
+class Held:
+    """Writes whose hooks wait until the test has them go on, by the name of their row."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, asyncio.Event] = {}
+        self._go_on: dict[str, asyncio.Event] = {}
+
+    def begun(self, name: str) -> asyncio.Event:
+        return self._begun.setdefault(name, asyncio.Event())
+
+    def go_on(self, name: str) -> asyncio.Event:
+        return self._go_on.setdefault(name, asyncio.Event())
+
+    async def __call__(self, ctx: HookContext, row: dict[str, Any]) -> None:
+        self.begun(row["name"]).set()
+        await self.go_on(row["name"]).wait()
+
+
+def count_sent(scheduler: TaskScheduler) -> list[int]:
+    """How many tasks each call of the store took."""
+    sent, real = list[int](), scheduler.submit
+
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        sent.append(len(tasks))
+        return await real(tasks)
+
+    scheduler.submit = submit  # type: ignore[method-assign]
+    return sent
+
+
+HOOKS = create_task_trigger_hooks(on_create=[TaskTrigger(relayed)])
+
+
+async def test_writes_that_are_under_way_together_share_a_round_trip(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "MOMENT", FOREVER)
+    held, sent = Held(), count_sent(scheduler)
+    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held, uses_session=False))
+    async with client_of(things, engine, hooks=hooks) as client:
+        writes = [asyncio.create_task(client.post("", json={"name": name})) for name in "abcd"]
+        for name in "abcd":
+            await held.begun(name).wait()
+        for name in "abcd":
+            held.go_on(name).set()
+        assert {(await each).status_code for each in writes} == {201}
+    # Who has ended is sent when as many wait as are still to come: two of four, and then the other two.
+    assert sum(sent) == 4
+    assert len(sent) <= 3
+    assert len(await scheduler.get_tasks()) == 4
+
+
+async def test_one_that_is_alone_is_sent_at_once(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "MOMENT", FOREVER)
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    sent = count_sent(scheduler)
+    async with client_of(things, engine, hooks=HOOKS) as client:
+        for _ in range(3):
+            assert (await client.post("", json={"name": "a"})).status_code == 201
+    assert sent == [1, 1, 1]
+
+
+async def test_nobody_waits_for_a_slow_write_longer_than_a_moment(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    held, sent = Held(), count_sent(scheduler)
+    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held, uses_session=False))
+    async with client_of(things, engine, hooks=hooks) as client:
+        slow = [asyncio.create_task(client.post("", json={"name": name})) for name in ("slow", "slower")]
+        await held.begun("slow").wait()
+        await held.begun("slower").wait()
+        held.go_on("quick").set()
+        assert (await client.post("", json={"name": "quick"})).status_code == 201
+        assert sent == [1]
+        held.go_on("slow").set()
+        held.go_on("slower").set()
+        assert {(await each).status_code for each in slow} == {201}
+    assert sum(sent) == 3
+
+
+async def test_a_write_that_fails_keeps_nobody_waiting(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "MOMENT", FOREVER)
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    held, sent = Held(), count_sent(scheduler)
+
+    def refuse(ctx: HookContext, row: dict[str, Any]) -> None:
+        if row["name"] != "good":
+            raise ValueError("no")
+
+    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held), ResourceHooks(on_after_create=refuse))
+    async with client_of(things, engine, hooks=hooks) as client:
+        bad = [asyncio.create_task(client.post("", json={"name": name})) for name in ("bad", "worse")]
+        await held.begun("bad").wait()
+        await held.begun("worse").wait()
+        held.go_on("good").set()
+        good = asyncio.create_task(client.post("", json={"name": "good"}))
+        await held.begun("good").wait()
+        held.go_on("bad").set()
+        held.go_on("worse").set()
+        assert {(await each).status_code for each in bad} == {500}
+        assert (await good).status_code == 201
+    assert sent == [1]
+
+
+async def test_a_response_that_is_cancelled_takes_nobody_along(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    asked, answers = asyncio.Event(), asyncio.Event()
+    real = scheduler.submit
+
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        asked.set()
+        await answers.wait()
+        return await real(tasks)
+
+    scheduler.submit = submit  # type: ignore[method-assign]
+    async with client_of(things, engine, hooks=HOOKS) as client:
+        one = asyncio.create_task(client.post("", json={"name": "one"}))
+        await asked.wait()
+        one.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await one
+        answers.set()
+        assert (await client.post("", json={"name": "two"})).status_code == 201
+    assert len(await scheduler.get_tasks()) == 2
