@@ -47,7 +47,7 @@ class Outbox:
     def __init__(self, sessions: Sessions) -> None:
         self.transactions = Transactions(sessions)
         self._sessions = sessions
-        self._relay = Relay(self._delete)
+        self._relays: dict[asyncio.AbstractEventLoop, Relay] = {}
         self._explicit: WeakValueDictionary[str, TaskScheduler] = WeakValueDictionary()
         self._newest_at_last_sweep: int | None = None
         self._has_table = False
@@ -109,6 +109,17 @@ class Outbox:
     def coming(self) -> AbstractContextManager[None]:
         """While a transaction lasts that `relay` may follow: what others have to send waits for a moment to go along."""
         return self._relay
+
+    @property
+    def _relay(self) -> Relay:
+        loop = asyncio.get_running_loop()
+        relay = self._relays.get(loop)
+        if relay is None:
+            # What a loop that has ended left undone will never be done there: its rows are swept up.
+            for ended in [each for each in list(self._relays) if each.is_closed()]:
+                self._relays.pop(ended, None)
+            relay = self._relays[loop] = Relay(self._delete)
+        return relay
 
     def relay(self, submissions: Sequence[Submission]) -> Awaitable[None]:
         """Hand over what has just been committed. Never raises: what can't be sent now is swept up later."""

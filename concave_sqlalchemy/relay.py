@@ -85,7 +85,7 @@ _Gathered: TypeAlias = tuple[NewTask, TaskScheduler | None, _Answer]
 
 
 class Relay:
-    """Sends committed submissions to the store and has their rows deleted, in the background and in batches.
+    """Sends committed submissions to the store and has their rows deleted, in the background and in batches, of one event loop.
 
     Writes that are under way at the same time share a round trip: what one of them has committed waits until as many wait as are
     still to come, for a moment at most. (PostgreSQL's commit_delay and commit_siblings are the same, for its log.)
@@ -93,7 +93,7 @@ class Relay:
 
     def __init__(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         self._delete = delete
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
         self._to_come = 0
         """Writes that are under way, which may have something to send."""
         self._gathered: list[_Gathered] = []
@@ -121,7 +121,7 @@ class Relay:
         """Send; returns once the store has them, or after a moment's patience with a store that doesn't answer."""
         if not submissions:
             return
-        loop = self._running_loop()
+        loop = self._loop
         answer = _Answer(loop.create_future(), len(submissions))
         self._gathered += [(each.task, each.scheduler, answer) for each in submissions]
         # In an outage only the first response waits.
@@ -139,22 +139,11 @@ class Relay:
 
     async def drain(self) -> None:
         """Wait for what is under way."""
-        loop = self._running_loop()
         self._send_gathered()
-        # What another loop left undone will never be done.
-        while ours := {each for each in self._background if each.get_loop() is loop}:
+        while self._background:
             if self._hurry is not None:
                 self._hurry.set()
-            await asyncio.wait(ours)
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            # Another loop has ended, and whoever waited there with it: their rows are swept up.
-            self._loop, self._moment, self._watch = loop, None, None
-            self._gathered.clear()
-            self._answers.clear()
-        return loop
+            await asyncio.wait(self._background)
 
     def _send_if_enough(self) -> bool:
         enough = len(self._gathered) >= self._to_come
@@ -199,8 +188,6 @@ class Relay:
     def _let_go(self) -> None:
         """Those whose patience is over wait no longer."""
         self._watch = None
-        if self._loop is None or not self._answers:
-            return
         now = self._loop.time()
         for answer in [each for each, until in self._answers.items() if until <= now]:
             answer.end()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from concave import (
     HookContext,
@@ -21,7 +21,10 @@ from concave import (
 from concave.kv import MemoryKV
 from concave.store.records import NewTask
 from concave.tasks import initialize_tasks
+from concave.tasks.submission import submission
 from concave_sqlalchemy import relay
+from concave_sqlalchemy.outbox import Outbox
+from concave_sqlalchemy.relay import Submission
 from tests.sqlalchemy.support import client_of, database
 
 tables = MetaData()
@@ -176,3 +179,24 @@ async def test_a_response_that_is_cancelled_takes_nobody_along(
         answers.set()
         assert (await client.post("", json={"name": "two"})).status_code == 201
     assert len(await scheduler.get_tasks()) == 2
+
+
+async def test_each_event_loop_sends_its_own(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "MOMENT", FOREVER)
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    sent = count_sent(scheduler)
+    outbox = Outbox(async_sessionmaker(engine))
+
+    async def send() -> None:
+        await outbox.relay([Submission(submission(relayed, "elsewhere"))])
+
+    with outbox.coming, outbox.coming:
+        waiting = asyncio.ensure_future(outbox.relay([Submission(submission(relayed, "here"))]))
+        await asyncio.to_thread(asyncio.run, send())
+        assert sent == [1]
+        assert not waiting.done()
+    await waiting
+    assert sent == [1, 1]
+    await outbox.drain()
