@@ -60,14 +60,15 @@ end
 -- Take up to `wanted` ids from a lane that has some.
 local function take(lane, wanted)
   local q, active = P .. 'q:' .. lane, P .. 'a:' .. string.sub(lane, 1, 1)
-  local ids = call('ZRANGE', q, 0, wanted - 1)
+  local ids = call('ZRANGE', q, 0, wanted) -- and one more, which tells whether any are left
+  local left = table.remove(ids, wanted + 1)
   if #ids > 0 then
     call('ZREMRANGEBYRANK', q, 0, #ids - 1)
   end
-  if #ids < wanted or call('EXISTS', q) == 0 then
-    call('ZREM', active, lane)
-  else
+  if left then
     call('ZADD', active, 'XX', stamp, lane)
+  else
+    call('ZREM', active, lane)
   end
   return ids
 end
@@ -78,18 +79,38 @@ local function names_at_once(limit)
   return limit > 32 and 5 or 16
 end
 
+-- Of the first `size` lanes of a bucket, the longest unserved first, those that are new to `seen` and of a name in `caps`; and whether
+-- there are no more. What a claim takes from goes to the end, so that those not seen yet move up.
+local function next_lanes(bucket, size, seen, caps)
+  local lanes, found = call('ZRANGE', P .. 'a:' .. bucket, 0, size - 1), {}
+  for _, lane in ipairs(lanes) do
+    if not seen[lane] and caps[string.sub(lane, 4)] then
+      found[#found + 1] = lane
+    end
+    seen[lane] = true
+  end
+  return found, #lanes < size
+end
+
 -- Choose up to `limit` ids: by bucket, names in turn (the longest unserved first), oldest first within a name.
 -- Returns them in that order, and by name.
 local function choose(limit, caps, suspects)
   local order, chosen = {}, {}
   for bucket = 3, 0, -1 do
-    local lanes = {}
-    for _, lane in ipairs(call('ZRANGE', P .. 'a:' .. bucket, 0, -1)) do
-      if caps[string.sub(lane, 4)] then
-        lanes[#lanes + 1] = lane
+    local lanes, seen, size, is_all = {}, {}, 32, false
+    while limit > 0 do
+      -- Only as many as it takes: to look through hundreds costs as much as to lease a dozen tasks.
+      while not is_all and #lanes < names_at_once(limit) do
+        local unserved
+        unserved, is_all = next_lanes(bucket, size, seen, caps)
+        for _, lane in ipairs(lanes) do
+          unserved[#unserved + 1] = lane
+        end
+        lanes, size = unserved, size * 2
       end
-    end
-    while limit > 0 and #lanes > 0 do
+      if #lanes == 0 then
+        break
+      end
       -- Not one task of each name where there are many. The others come first next time.
       local quota, again = math.ceil(limit / math.min(#lanes, names_at_once(limit))), {}
       for _, lane in ipairs(lanes) do
