@@ -142,6 +142,11 @@ class Store(Protocol):
         """The locks."""
         ...
 
+    @property
+    def in_order(self) -> bool:
+        """Whether calls are carried out in the order in which they are made, also where the first isn't answered yet."""
+        ...
+
     # Hot: what a task costs.
 
     async def add(self, tasks: Sequence[NewTask]) -> list[str]:

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from concave.errors import StoreFullError, StoreUnavailableError
+from concave.store.protocol import Store
 from concave.store.records import NewTask
 
-__all__ = ["Batcher", "in_batches"]
+__all__ = ["Batcher", "add_in_steps", "in_batches"]
 
 MAX_TASKS = 500
 MAX_BYTES = 1024 * 1024
@@ -126,6 +127,30 @@ def _fail(batch: list[_Waiting], error: BaseException) -> None:
     for _, future in batch:
         if not future.done():
             future.set_exception(error)
+
+
+async def add_in_steps(store: Store, steps: Sequence[Sequence[NewTask]]) -> list[str]:
+    """Add tasks in several steps, in their order; the ids that stand for them. Where a step raises, others may have been added."""
+    if len(steps) == 1:
+        return await store.add(steps[0])
+    at_once = 2 if store.in_order else 1
+    ids: list[str] = []
+    under_way = deque[asyncio.Task[list[str]]]()
+    try:
+        for step in steps:
+            under_way.append(asyncio.create_task(store.add(step)))
+            await asyncio.sleep(
+                0
+            )  # it is packed and sent by then, while the store is busy with the one before it
+            if len(under_way) == at_once:
+                ids += await under_way.popleft()
+        while under_way:
+            ids += await under_way.popleft()
+    finally:
+        for each in under_way:
+            each.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+    return ids
 
 
 def in_batches(tasks: Sequence[NewTask]) -> list[Sequence[NewTask]]:

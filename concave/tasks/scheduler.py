@@ -11,13 +11,13 @@ from concave.clock import seconds, to_micros
 from concave.errors import ConfigurationError
 from concave.kv.protocol import KV
 from concave.store.records import NewTask, Query, TaskRecord, TaskStatus
-from concave.tasks.batching import Batcher, in_batches
+from concave.tasks.batching import Batcher, add_in_steps, in_batches
 from concave.tasks.dead_letter import DeadLetterQueue
 from concave.tasks.define import TaskDefinition
 from concave.tasks.model import Task
 from concave.tasks.options import Duration
 from concave.tasks.recurring import Misfire, RecurringManager
-from concave.tasks.submission import submission
+from concave.tasks.submission import new_task_ids, submission
 
 __all__ = ["TaskScheduler"]
 
@@ -91,9 +91,16 @@ class TaskScheduler:
         """Enqueue a task once for each input, in few round trips; the ids in the inputs' order.
 
         All inputs are checked before the first is stored. Several steps of the store are needed for thousands, so a
-        `StoreError` can leave the first ones enqueued.
+        `StoreError` can leave some of them enqueued.
         """
-        return await self.submit([submission(task, each, priority=priority) for each in inputs])
+        given = list(inputs)
+        ids = new_task_ids(len(given))
+        return await self.submit(
+            [
+                submission(task, each, priority=priority, task_id=task_id)
+                for each, task_id in zip(given, ids, strict=True)
+            ]
+        )
 
     async def schedule(
         self,
@@ -120,10 +127,7 @@ class TaskScheduler:
 
     async def submit(self, tasks: Sequence[NewTask]) -> list[str]:
         """Hand over submissions made elsewhere (an outbox). Sending one twice adds it once."""
-        ids: list[str] = []
-        for batch in in_batches(tasks):
-            ids += await self._kv.store.add(batch)
-        return ids
+        return await add_in_steps(self._kv.store, in_batches(tasks))
 
     def enqueue_from_thread(
         self,

@@ -14,7 +14,7 @@ from concave.tasks.codec import CodecError
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import DebounceConfig, Duration, micros, priority_in_range
 
-__all__ = ["MAX_KEY", "SURROGATES", "new_task_id", "submission"]
+__all__ = ["MAX_KEY", "SURROGATES", "new_task_id", "new_task_ids", "submission"]
 
 MAX_KEY = 512
 """Characters of an idempotency or debounce key."""
@@ -84,6 +84,12 @@ def submission(
 def new_task_id() -> str:
     """A new id: 100 random bits in 20 lower-case letters and digits. Two among 10^12 meet with odds of 1 : 10^6."""
     return os.urandom(20).translate(LETTERS).decode()
+
+
+def new_task_ids(count: int) -> list[str]:
+    """As many new ids, for one question to the system: those of thousands of tasks cost a twentieth of what they cost alone."""
+    letters = os.urandom(20 * count).translate(LETTERS).decode()
+    return [letters[start : start + 20] for start in range(0, len(letters), 20)]
 
 
 def _idempotency_key(task: TaskDefinition[Any, Any], value: object, given: str | None) -> str | None:

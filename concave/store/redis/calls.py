@@ -22,6 +22,8 @@ class SharedConnection:
     is given up and all of them fail: whatever keeps one reply, a server or a network, keeps those behind it as well.
     """
 
+    in_order = True
+
     def __init__(self, wires: Wires) -> None:
         self._wires = wires
         self._wire: Wire | None = None

@@ -48,6 +48,9 @@ DRIVERS = (RedisError, *PASSING)
 class RedisClient(Protocol):
     """What sends commands: on a connection of our own, or through the driver's client."""
 
+    in_order: bool
+    """Whether commands are carried out in the order in which they were sent, also of those that wait for their replies together."""
+
     def execute_command(self, *args: bytes | str | int) -> Awaitable[Any]:
         """Send a command; its reply. Raises the driver's errors."""
         ...

@@ -32,6 +32,8 @@ class heeding_cancellation:  # noqa: N801  used like a function, as those of con
 class DriverClient:
     """A client of redis-py. It counts the seconds of a call, and `at_once` says how many calls there are at a time."""
 
+    in_order = False  # each has a connection of its own
+
     def __init__(self, client: Any, *, at_once: int) -> None:
         self._client = client
         self._room = asyncio.Semaphore(min(AT_ONCE, at_once))

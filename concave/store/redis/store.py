@@ -61,6 +61,7 @@ class RedisStore:
     ) -> None:
         self._scripts = ScriptCaller(client, namespace, where, clock)
         self._topics = topics
+        self.in_order = client.in_order
         self._names: tuple[ClaimNames, bytes, str] = ((), pack({}), "\n")
         self.schedules = RedisSchedules(self._scripts)
         self.locks = RedisLocks(self._scripts)
