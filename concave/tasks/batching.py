@@ -139,9 +139,8 @@ async def add_in_steps(store: Store, steps: Sequence[Sequence[NewTask]]) -> list
     try:
         for step in steps:
             under_way.append(asyncio.create_task(store.add(step)))
-            await asyncio.sleep(
-                0
-            )  # it is packed and sent by then, while the store is busy with the one before it
+            # It is packed and sent after this, while the store is busy with the one before it.
+            await asyncio.sleep(0)
             if len(under_way) == at_once:
                 ids += await under_way.popleft()
         while under_way:

@@ -112,12 +112,10 @@ async def test_each_hot_verb_is_one_round_trip(
 
 @pytest.mark.parametrize("in_order", [False, True])
 async def test_thousands_are_added_in_steps_of_which_two_are_under_way_where_they_stay_in_order(
-    redis: Redis, redis_kv: RedisKV, clock: FakeClock, in_order: bool
+    counting: tuple[RedisStore, CountingClient], in_order: bool
 ) -> None:
-    client = CountingClient(redis)
-    client.in_order = in_order
-    topics = RedisTopics(wires_of(redis), "", "", clock)
-    store = RedisStore(client, topics, namespace=f"{{{redis_kv.prefix}}}:", where="redis", clock=clock)
+    store, client = counting
+    store.in_order = in_order
     await store.add(new_tasks(1))
     client.taken()
     tasks = new_tasks(2001)
@@ -128,12 +126,10 @@ async def test_thousands_are_added_in_steps_of_which_two_are_under_way_where_the
 
 @pytest.mark.parametrize("in_order", [False, True])
 async def test_a_step_that_is_refused_leaves_none_of_the_others_under_way(
-    redis: Redis, redis_kv: RedisKV, clock: FakeClock, in_order: bool
+    counting: tuple[RedisStore, CountingClient], in_order: bool
 ) -> None:
-    client = CountingClient(redis)
-    client.in_order = in_order
-    topics = RedisTopics(wires_of(redis), "", "", clock)
-    store = RedisStore(client, topics, namespace=f"{{{redis_kv.prefix}}}:", where="redis", clock=clock)
+    store, client = counting
+    store.in_order = in_order
     await store.add(new_tasks(1))
     client.taken()
     client.fails_at = 2
@@ -141,6 +137,15 @@ async def test_a_step_that_is_refused_leaves_none_of_the_others_under_way(
         await add_in_steps(store, in_batches(new_tasks(2001)))
     assert client.under_way == 0
     assert len(client.taken()) == (3 if in_order else 2)
+
+
+async def test_thousands_by_one_connection_stay_in_order(redis_kv: RedisKV, redis_url: str) -> None:
+    async with RedisKV(
+        redis_url, prefix=redis_kv.prefix
+    ) as kv:  # by the server's clock, which goes on between steps
+        assert kv.store.in_order
+        ids = await add_in_steps(kv.store, in_batches(new_tasks(1203)))
+        assert ids_of(await take(kv.store, limit=700) + await take(kv.store, limit=700)) == ids
 
 
 async def test_the_other_verbs_are_one_round_trip_each(counting: tuple[RedisStore, CountingClient]) -> None:
