@@ -81,13 +81,12 @@ class PlainSession:
         return self._engine
 
     def commit(self) -> None:
-        """Commit it, or roll it back where that fails: SQLite would keep it open, for whoever gets the connection next."""
-        connection = self.connection()
-        try:
-            connection.commit()
-        except BaseException:
-            connection.rollback()
-            raise
+        """Commit it."""
+        self.connection().commit()
+
+    def rollback(self) -> None:
+        """Roll it back."""
+        self.connection().rollback()
 
     def close(self) -> None:
         """Give the connection back, which rolls back what isn't committed."""

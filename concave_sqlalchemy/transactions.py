@@ -303,5 +303,10 @@ def has_begun(connection: Connection) -> bool:
 
 
 def _commit_and_close(session: Session) -> None:
-    session.commit()
+    try:
+        session.commit()
+    except BaseException:
+        # SQLite keeps a transaction whose commit it refuses, for whoever gets the connection next.
+        session.rollback()
+        raise
     session.close()

@@ -10,7 +10,14 @@ import pytest
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, event, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
-from concave import ResourceHooks, TaskScheduler, TaskTrigger, create_task_trigger_hooks, define_task
+from concave import (
+    ResourceHooks,
+    TaskScheduler,
+    TaskTrigger,
+    compose_hooks,
+    create_task_trigger_hooks,
+    define_task,
+)
 from concave.kv import MemoryKV
 from concave.tasks import initialize_tasks
 from concave_sqlalchemy import create_outbox_tables
@@ -67,10 +74,12 @@ async def count(engine: AsyncEngine, table: Table) -> int:
         return int((await connection.execute(select(func.count()).select_from(table))).scalar_one())
 
 
+@pytest.mark.parametrize("uses_session", [False, True])
 async def test_a_commit_that_fails_takes_the_tasks_along(
-    engine: AsyncEngine, scheduler: TaskScheduler
+    engine: AsyncEngine, scheduler: TaskScheduler, uses_session: bool
 ) -> None:
-    async with client_of(people, engine, hooks=HOOKS) as client:
+    others = ResourceHooks(on_after_create=lambda ctx, row: None, uses_session=uses_session)
+    async with client_of(people, engine, hooks=compose_hooks(HOOKS, others)) as client:
         assert (await client.post("", json={"name": "first"})).status_code == 201
         for _ in range(2):
             assert (await client.post("", json={"name": "orphan", "boss_id": 77})).status_code == 409
