@@ -153,6 +153,9 @@ async def test_a_worker_that_has_gone_gets_nothing(store: Store, redis_kv: Redis
     listener = await store.answers("desk", unheard)
     await store.claim(standing())
     await listener.close()
+    # The end of a connection comes to the server in its own time.
+    while (await redis.pubsub_numsub(f"{{{redis_kv.prefix}}}:leases:desk"))[0][1]:
+        pass
     task_id = await add(store)
     assert await status_of(store, task_id) == "pending"
     assert await redis.exists(f"{{{redis_kv.prefix}}}:standing") == 0
