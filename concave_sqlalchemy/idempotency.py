@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic_core import from_json, to_json, to_jsonable_python
-from sqlalchemy import BigInteger, bindparam, delete, func, insert, inspect, select
+from sqlalchemy import BigInteger, Float, bindparam, delete, func, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.requests import Request
@@ -42,6 +42,16 @@ FIND = select(
     COLUMNS.body,
     (COLUMNS.expires_at > database_time()).label("alive"),
 ).where(COLUMNS.id == bindparam("record"))
+KEEP = insert(idempotency_table).values(
+    {
+        COLUMNS.id: bindparam("record"),
+        COLUMNS.fingerprint: bindparam("fingerprint"),
+        COLUMNS.status: bindparam("status"),
+        COLUMNS.headers: bindparam("headers"),
+        COLUMNS.body: bindparam("body"),
+        COLUMNS.expires_at: database_time() + bindparam("ttl", type_=Float),
+    }
+)
 FORGET = delete(idempotency_table).where(COLUMNS.id == bindparam("record"))
 TRY_LOCK = select(func.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger)))
 EXPIRED = select(COLUMNS.id).where(COLUMNS.expires_at <= database_time()).limit(EXPIRED_AT_ONCE)
@@ -99,16 +109,15 @@ class Records:
 
     async def keep(self, session: AnySession, key: IdempotencyKey, answer: Answer) -> None:
         """Keep an answer, if and only if the transaction commits. Now and then, a few that have expired go with it."""
-        await session.execute(
-            insert(idempotency_table).values(
-                id=key.id,
-                fingerprint=key.fingerprint,
-                status=answer.status,
-                headers=to_json(dict(answer.headers)).decode(),
-                body=answer.body,
-                expires_at=database_time() + self.ttl,
-            )
-        )
+        record = {
+            "record": key.id,
+            "fingerprint": key.fingerprint,
+            "status": answer.status,
+            "headers": to_json(dict(answer.headers)).decode(),
+            "body": answer.body,
+            "ttl": self.ttl,
+        }
+        await session.execute(KEEP, record)
         if _clears(key):
             await _clear_aside(session)
 

@@ -128,10 +128,10 @@ class RowSchema:
         try:
             return Body(_given(model.whole.model_validate_json(data, strict=True)))
         except ValidationError as error:
-            problem = invalid(error)
             if not hooked or any(each["type"] != "missing" for each in error.errors(include_url=False)):
-                raise problem from error
-        return Body(_given(model.partial.model_validate_json(data, strict=True)), problem)
+                raise invalid(error) from error
+            missing = invalid(error)
+        return Body(_given(model.partial.model_validate_json(data, strict=True)), missing)
 
     def from_hook(self, model: type[BaseModel], data: Mapping[str, Any]) -> Validated:
         """What a before-hook made of it, checked again; 422 where it isn't valid."""

@@ -129,11 +129,13 @@ class Transactions:
             # Nothing is sent: the first statement begins it, here as there where it isn't begun at all.
             transaction = session.sync_session.begin()
         guard = _CommitGuard(session.sync_session) if hooked else None
-        result = await work(session)
+        try:
+            result = await work(session)
+        finally:
+            if guard is not None:
+                guard.lift()
         if transaction is not None and not transaction.is_active:
             raise RuntimeError("a hook rolled the transaction back; to refuse a write, it raises")
-        if guard is not None:
-            guard.lift()
         await session.run_sync(_commit_and_close)
         return result
 

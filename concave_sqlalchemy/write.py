@@ -59,11 +59,6 @@ class Write:
             )
         return self._ctx
 
-    @property
-    def after_commit(self) -> Sequence[Callable[[], Any]]:
-        """What hooks have to be called once it has committed, in order."""
-        return () if self._ctx is None else self._ctx.after_commit
-
     async def call_hook(self, hook: Callable[..., Any], *args: Any) -> Any:
         """Call a hook, as it would be called in no transaction."""
         return await self.session.outside(call_hook(hook, *args))
@@ -83,7 +78,7 @@ class Write:
     @asynccontextmanager
     async def nested(self) -> AsyncGenerator[None]:
         """A savepoint: what is raised inside of it undoes what hooks did there, their tasks and callbacks included."""
-        tasks, callbacks = len(self.submissions), len(self.after_commit)
+        tasks, callbacks = len(self.submissions), len(self.ctx.after_commit)
         try:
             async with self.session.begin_nested():
                 yield
@@ -92,9 +87,12 @@ class Write:
             self.ctx.forget_commit(callbacks)
             raise
 
-    def close(self) -> None:
-        """The transaction is over."""
+    def close(self) -> Sequence[Callable[[], Any]]:
+        """The transaction is over: what hooks have to be called if it has committed, in order."""
         self._open = False
+        # Nor is it for the collector of garbage to find a write and its context, which know each other, and all that they know.
+        ctx, self._ctx = self._ctx, None
+        return () if ctx is None else ctx.after_commit
 
     def _take(self, new: Submission) -> bool:
         if self._open and self._sealed:

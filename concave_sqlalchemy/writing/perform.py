@@ -94,10 +94,10 @@ class Performer:
                     within, hooked=self.hooked, begins_with_write=begins_with_write
                 )
         finally:
-            write.close()
+            after_commit = write.close()
         if armed:
             await reach("write.committed")
-        for callback in write.after_commit:
+        for callback in after_commit:
             await _call_after_commit(callback)
         if write.submissions:
             await self.outbox.relay(write.submissions)
