@@ -169,7 +169,7 @@ def task_lifespan(
     prefix: str = "concave",
     poll_interval: Duration = 1.0,
     lock_ttl: Duration = 30.0,
-    heartbeat: Duration = 10.0,
+    heartbeat: Duration | None = None,
     task_types: Sequence[str] | None = None,
     sweep_interval: Duration = 5.0,
     on_dead_letter: OnDeadLetter | None = None,

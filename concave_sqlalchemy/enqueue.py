@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from concave.errors import ConfigurationError
 from concave.store.records import NewTask
 from concave.tasks.define import TaskDefinition
-from concave.tasks.options import Duration
+from concave.tasks.options import Duration, Key
 from concave.tasks.submission import submission
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission
@@ -30,7 +30,7 @@ class EnqueueOptions(TypedDict, total=False):
     delay: Duration | None
     at: datetime | None
     priority: int | None
-    idempotency_key: str | None
+    idempotency_key: Key | None
     key: str | None
 
 

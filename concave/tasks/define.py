@@ -15,6 +15,7 @@ from concave.tasks.handlers import shape_of
 from concave.tasks.options import (
     DebounceConfig,
     Duration,
+    Key,
     RetentionConfig,
     RetryConfig,
     at_least_one,
@@ -47,7 +48,7 @@ class TaskOptions(TypedDict, total=False):
     max_crashes: int
     """How many times it may take its worker down before it is dead; 3 by default."""
     debounce: DebounceConfig | None
-    idempotency_key: Callable[[Any], str | None] | None
+    idempotency_key: Callable[[Any], Key | None] | None
     """From the input to a key; tasks of this name with the same key are one task."""
     retention: RetentionConfig | Duration | None
     """How long ended tasks are kept; one duration stands for completed and cancelled ones."""
@@ -71,7 +72,7 @@ class TaskDefinition(Generic[In, Out]):
     max_concurrency: int | None
     max_crashes: int
     debounce: DebounceConfig | None
-    idempotency_key: Callable[[In], str | None] | None
+    idempotency_key: Callable[[In], Key | None] | None
     retention: Retention
     max_input_bytes: int
 

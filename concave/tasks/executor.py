@@ -74,10 +74,15 @@ class Run:
             return False
         self.cause = cause
         self.context.signal.abort(reason)
+        if self.task is not None:
+            # In the next turn of the loop: a handler that waits for the signal is to hear it first.
+            self.task.get_loop().call_soon(self._interrupt)
+        return True
+
+    def _interrupt(self) -> None:
         # A thread can't be cancelled: its handler sees the signal, and holds its slot until it returns.
         if self.task is not None and self.interruptible:
             self.task.cancel()
-        return True
 
 
 async def execute(

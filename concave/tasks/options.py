@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 from typing import Any, Literal, cast
+from uuid import UUID
 
 from concave.clock import seconds
 from concave.errors import ConfigurationError
@@ -15,6 +16,7 @@ __all__ = [
     "Backoff",
     "DebounceConfig",
     "Duration",
+    "Key",
     "RetentionConfig",
     "RetryConfig",
     "RetryOn",
@@ -28,6 +30,9 @@ LONGEST = timedelta(days=36_525).total_seconds()
 
 Duration = float | timedelta
 """Seconds, or a timedelta."""
+
+Key = str | int | UUID
+"""What tells tasks apart: 1 to 512 characters, or a number or a UUID, which is written as text."""
 
 Backoff = Literal["exponential", "linear", "fixed"]
 
@@ -73,7 +78,7 @@ class DebounceConfig:
     """
 
     window: Duration
-    key: Callable[[Any], str]
+    key: Callable[[Any], Key]
     max_wait: Duration | None = None
 
     def __post_init__(self) -> None:

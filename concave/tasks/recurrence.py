@@ -155,7 +155,7 @@ def plan(
     Before it is due: nothing, and `next` stays `due`. From then on `due` itself and the slots since then are candidates,
     `limit` of them at most, the most recent ones:
 
-    - "skip" runs those that are at most `grace` seconds late, and drops the others;
+    - "skip" runs the latest one if it is at most `grace` seconds late, and drops the others;
     - "once" runs the latest one, however late, on behalf of all;
     - "all" runs each.
 
@@ -172,7 +172,7 @@ def plan(
     slots = [stored, *missed_slots(rule, stored, instant, limit)][-limit:]
     match misfire:
         case "skip":
-            slots = [slot for slot in slots if (instant - slot).total_seconds() <= grace]
+            slots = [slot for slot in slots[-1:] if (instant - slot).total_seconds() <= grace]
         case "once":
             slots = slots[-1:]
         case "all":

@@ -15,7 +15,7 @@ from concave.tasks.batching import Batcher, add_in_steps, in_batches
 from concave.tasks.dead_letter import DeadLetterQueue
 from concave.tasks.define import TaskDefinition
 from concave.tasks.model import Task
-from concave.tasks.options import Duration
+from concave.tasks.options import Duration, Key
 from concave.tasks.recurring import Misfire, RecurringManager
 from concave.tasks.submission import new_task_ids, submission
 
@@ -58,7 +58,7 @@ class TaskScheduler:
         input: In | Mapping[str, Any] | None = None,
         *,
         priority: int | None = None,
-        idempotency_key: str | None = None,
+        idempotency_key: Key | None = None,
     ) -> str:
         """Run a task as soon as a worker is free; its id.
 
@@ -110,7 +110,7 @@ class TaskScheduler:
         delay: Duration | None = None,
         at: datetime | None = None,
         priority: int | None = None,
-        idempotency_key: str | None = None,
+        idempotency_key: Key | None = None,
     ) -> str:
         """Run a task after `delay` (seconds or a timedelta) or `at` an aware datetime; its id.
 
@@ -137,7 +137,7 @@ class TaskScheduler:
         delay: Duration | None = None,
         at: datetime | None = None,
         priority: int | None = None,
-        idempotency_key: str | None = None,
+        idempotency_key: Key | None = None,
     ) -> str:
         """`schedule` for synchronous code in a thread (a ``def`` handler or endpoint): blocks that thread only.
 

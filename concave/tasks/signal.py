@@ -70,8 +70,18 @@ class AbortSignal:
         if event is not None:
             event.set()
         for loop, future in waiters:
-            call_on(loop, _resolve, future)
+            if _runs_here(loop):
+                _resolve(future)  # so that who waits is told before anything that comes after this
+            else:
+                call_on(loop, _resolve, future)
         return True
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

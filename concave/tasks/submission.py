@@ -6,13 +6,14 @@ import os
 import re
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from concave.clock import to_micros
 from concave.errors import ConfigurationError, TaskInputError, TaskInputTooLargeError
 from concave.store.records import Debounce, NewTask
 from concave.tasks.codec import CodecError
 from concave.tasks.define import TaskDefinition
-from concave.tasks.options import DebounceConfig, Duration, micros, priority_in_range
+from concave.tasks.options import DebounceConfig, Duration, Key, micros, priority_in_range
 
 __all__ = ["MAX_KEY", "SURROGATES", "new_task_id", "new_task_ids", "submission"]
 
@@ -30,7 +31,7 @@ def submission(
     delay: Duration | None = None,
     at: datetime | None = None,
     priority: int | None = None,
-    idempotency_key: str | None = None,
+    idempotency_key: Key | None = None,
     coalesce: str | None = None,
     recurring: bool = False,
     task_id: str | None = None,
@@ -92,7 +93,7 @@ def new_task_ids(count: int) -> list[str]:
     return [letters[start : start + 20] for start in range(0, len(letters), 20)]
 
 
-def _idempotency_key(task: TaskDefinition[Any, Any], value: object, given: str | None) -> str | None:
+def _idempotency_key(task: TaskDefinition[Any, Any], value: object, given: Key | None) -> str | None:
     if given is None and task.idempotency_key is not None:
         given = task.idempotency_key(value)
     return None if given is None else _checked_key(given, "idempotency_key", task.name)
@@ -115,6 +116,8 @@ def _debounce(config: DebounceConfig, key: str) -> Debounce:
 
 
 def _checked_key(key: object, option: str, name: str) -> str:
+    if (isinstance(key, int) and not isinstance(key, bool)) or isinstance(key, UUID):
+        key = str(key)  # the id of a user, say: there is one way to write it
     if not isinstance(key, str) or not key or len(key) > MAX_KEY:
         raise ConfigurationError(
             f"task {name!r}: {option} must be text of 1 to {MAX_KEY} characters, not {key!r}"

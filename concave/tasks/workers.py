@@ -17,6 +17,9 @@ from concave.tasks.worker import TaskWorker
 
 __all__ = ["WorkerOptions", "create_task_worker", "start_task_workers"]
 
+HEARTBEAT = 10.0
+"""Seconds between renewals of leases that last long enough."""
+
 
 class WorkerOptions(TypedDict, total=False):
     """The options of `create_task_worker`."""
@@ -25,7 +28,7 @@ class WorkerOptions(TypedDict, total=False):
     concurrency: int
     poll_interval: Duration
     lock_ttl: Duration
-    heartbeat: Duration
+    heartbeat: Duration | None
     task_types: Sequence[str] | None
     state: Any
     sweeps: bool
@@ -40,7 +43,7 @@ def create_task_worker(
     concurrency: int = 5,
     poll_interval: Duration = 1.0,
     lock_ttl: Duration = 30.0,
-    heartbeat: Duration = 10.0,
+    heartbeat: Duration | None = None,
     task_types: Sequence[str] | None = None,
     state: Any = None,
     sweeps: bool = True,
@@ -49,7 +52,7 @@ def create_task_worker(
     """A worker that is yet to be started.
 
     `concurrency`: tasks at a time. `lock_ttl`: seconds after which a worker that fell silent is taken for dead.
-    `heartbeat`: seconds between renewals; less than half of `lock_ttl`. `poll_interval`: the longest an idle worker
+    `heartbeat`: seconds between renewals, at most half of `lock_ttl`; 10, or a third of a shorter one. `poll_interval`: the longest an idle worker
     goes without a look, should a wake-up be lost. `task_types`: names to take; all registered ones by default. `state`
     is handed to handlers as ``ctx.state``. `sweeps`: whether it also relays what the outboxes of this process still hold.
     `on_dead_letter`, ``async`` or not, is called with the `DeadLetterEntry` of each task that dies meanwhile, whichever
@@ -60,7 +63,7 @@ def create_task_worker(
     if not isinstance(registry, TaskRegistry):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"a worker takes a registry, TaskRegistry([task, …]), not {registry!r}")
     lease = micros(lock_ttl, "lock_ttl", minimum=0.01) / 1_000_000
-    beat = seconds(heartbeat, "heartbeat", minimum=0.001)
+    beat = min(HEARTBEAT, lease / 3) if heartbeat is None else seconds(heartbeat, "heartbeat", minimum=0.001)
     if beat > lease / 2:
         raise ConfigurationError(f"heartbeat ({beat:g} s) must be at most half of lock_ttl ({lease:g} s)")
     if isinstance(task_types, str):

@@ -1,7 +1,7 @@
 """Defining tasks, their options, their retries: what is checked where it is written."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -140,6 +140,18 @@ def test_keys_come_from_the_input() -> None:
     slot = submission(task, 7, recurring=True)
     assert (slot.idempotency_key, slot.debounce) == (None, None)
     assert len({new_task_id() for _ in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize("key, text", [(7, "7"), (UUID(int=7), "00000000-0000-0000-0000-000000000007")])
+def test_a_key_that_is_a_number_or_a_uuid_is_written_as_text(key: int | UUID, text: str) -> None:
+    task = define_task(
+        "keyed", _handler, idempotency_key=lambda _: key, debounce=DebounceConfig(1, lambda _: key)
+    )
+    new = submission(task, 7)
+    assert new.debounce is not None
+    assert (new.idempotency_key, new.debounce.key) == (text, text)
+    with pytest.raises(ConfigurationError, match="must be text"):
+        submission(task, 7, idempotency_key=cast("Any", True))
 
 
 @given(st.integers(1, 5000), st.floats(0, 1), st.sampled_from(["exponential", "linear", "fixed"]))

@@ -108,6 +108,21 @@ async def test_a_loop_that_stays_blocked_past_timeout_and_grace_is_a_dead_worker
     assert (task.status, task.worker_id, task.crashes) == ("running", "elsewhere", 1)
 
 
+async def test_a_short_lease_is_renewed_in_thirds_of_it(timed_kv: KV, clock: WatchedClock) -> None:
+    spied, scheduler = ScriptedKV(timed_kv), TaskScheduler(timed_kv)
+
+    @define_task(name="slow")
+    async def slow(ctx: TaskContext) -> None:
+        for beat in range(1, 5):
+            clock.wait_for_timer(2, beat)
+            clock.advance(2)
+            spied.script.called_in_thread("extend", beat)
+
+    async with working(spied, slow, lock_ttl=6, poll_interval=1e6):
+        task = await ended(timed_kv, await scheduler.enqueue(slow))
+    assert (task.status, task.crashes) == ("completed", 0)
+
+
 async def test_a_handler_that_ignores_its_timeout_keeps_its_lease_as_long_as_it_runs(
     timed_kv: KV, clock: WatchedClock
 ) -> None:

@@ -227,6 +227,21 @@ async def test_a_timeout_sets_the_signal_cancels_and_counts(kv: KV) -> None:
     assert (await run(kv, slow_in_thread)).status == "dead"
 
 
+async def test_a_handler_that_waits_for_its_signal_hears_it_before_it_is_cancelled(kv: KV) -> None:
+    heard: list[str] = []
+
+    @define_task(timeout=0.05, retry=RetryConfig(max_attempts=1))
+    async def listening(ctx: TaskContext) -> None:
+        heard.append(await ctx.signal.wait())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            heard.append("cancelled")
+
+    assert (await run(kv, listening)).status == "dead"
+    assert heard == ["timeout after 0.05 s", "cancelled"]
+
+
 async def test_a_handler_that_ignores_its_timeout_keeps_its_slot_and_is_reported(
     kv: KV, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -497,6 +512,7 @@ async def test_an_idle_worker_is_woken_and_does_not_poll() -> None:
         ({"concurrency": 0}, "concurrency"),
         ({"heartbeat": 20}, "heartbeat"),
         ({"lock_ttl": 0}, "lock_ttl"),
+        ({"lock_ttl": "30"}, "lock_ttl"),
         ({"poll_interval": -1}, "poll_interval"),
         ({"task_types": "double"}, "task_types"),
     ],
