@@ -7,13 +7,14 @@ from functools import cache
 from typing import Any, Final
 
 from pydantic_core import to_json
-from sqlalchemy import Connection, String, Text, any_, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Engine, String, Text, any_, bindparam, delete, func, insert, select
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.types import ARRAY
 from sqlalchemy.util import await_only
 
+from concave_sqlalchemy.plain import PlainSession
 from concave_sqlalchemy.sqlite import written_at_commit
 from concave_sqlalchemy.tables import database_time, outbox_table
 
@@ -45,7 +46,11 @@ def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]], *, at_commi
     dialect = connection.dialect
     statement, error = _direct_insert(dialect), dialect.loaded_dbapi.Error
     given = [tuple([row[name] for name in GIVEN]) for row in rows]
-    if at_commit and written_at_commit(connection, statement, given):
+    if (
+        at_commit
+        and _ends_with_commit(session, connection)
+        and written_at_commit(connection, statement, given)
+    ):
         return
     try:
         insert_them(connection, statement, given)
@@ -56,6 +61,12 @@ def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]], *, at_commi
         raise DBAPIError.instance(
             statement, None, refused, error, dialect=dialect, connection_invalidated=lost
         ) from refused
+
+
+def _ends_with_commit(session: Any, connection: Connection) -> bool:
+    """Whether the session's commit is the driver's: not in somebody else's transaction, nor where a class makes it another thing."""
+    plainly = type(session) in {PlainSession, Session} and isinstance(session.get_bind(), Engine)
+    return plainly and not connection.in_nested_transaction()
 
 
 def delete_rows(session: Session, ids: Sequence[str]) -> None:

@@ -6,9 +6,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from concave.errors import ConcaveError, TasksNotInitializedError
+from concave.errors import (
+    ConcaveError,
+    ConfigurationError,
+    StoreFullError,
+    StoreUnavailableError,
+    TasksNotInitializedError,
+)
 from concave.failpoints import armed, reach
 from concave.hooks import Enqueue
 from concave.store.records import NewTask
@@ -31,6 +37,14 @@ MOMENT = 0.002
 
 LINGER = 0.2
 """Seconds that relayed rows gather before one DELETE takes them all: a transaction each would double what a write costs."""
+
+
+NO_FAULT_OF_TASKS: Final = (
+    StoreUnavailableError,
+    StoreFullError,
+    TasksNotInitializedError,
+    ConfigurationError,
+)
 
 
 class Submission(NamedTuple):
@@ -156,13 +170,13 @@ class Relay:
             self._moment.cancel()
             self._moment = None
         gathered, self._gathered = self._gathered, list[_Gathered]()
-        if gathered:
-            self.spawn(self._send_all(gathered))
+        # Each on its own: where one store keeps them waiting, tasks for another don't.
+        for scheduler in dict.fromkeys(scheduler for _, scheduler, _ in gathered):
+            self.spawn(self._send_all(scheduler, [each for each in gathered if each[1] is scheduler]))
 
-    async def _send_all(self, gathered: Sequence[_Gathered]) -> None:
+    async def _send_all(self, scheduler: TaskScheduler | None, gathered: Sequence[_Gathered]) -> None:
         try:
-            for scheduler in dict.fromkeys(scheduler for _, scheduler, _ in gathered):
-                await self._send_to(scheduler, [task for task, each, _ in gathered if each is scheduler])
+            await self._send_to(scheduler, [task for task, _, _ in gathered])
         finally:
             for _, _, answer in gathered:
                 answer.less()
@@ -221,11 +235,11 @@ class Relay:
 async def submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:
     """Hand tasks over, together, or one by one where that fails for one of them; the ids of those that were taken.
 
-    Raises what is no task's fault: a `ConcaveError`, and there is no time to try the others.
+    Raises what is no task's fault: a store that can't be reached or is full, or none at all; there is no time to try the others.
     """
     try:
         await submit(tasks)
-    except ConcaveError:
+    except NO_FAULT_OF_TASKS:
         raise
     except Exception as error:
         if len(tasks) > 1:

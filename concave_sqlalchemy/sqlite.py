@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
@@ -67,5 +68,6 @@ class _Connection(sqlite3.Connection):
         # holds its cursor: the traceback of a cancellation, until the garbage collector comes by, or for as long as somebody keeps
         # it who reports errors. Everybody else would find the file locked.
         for cursor in list(self._cursors):
-            cursor.close()
+            with suppress(sqlite3.ProgrammingError):  # its connection is closed already
+                cursor.close()
         super().close()

@@ -101,17 +101,18 @@ class Transactions:
         `begins_with_write`: its first statement is one that writes.
         """
         session = self._session(hooked=hooked)
+        guard = _CommitGuard(session.sync_session) if hooked else None
         async with self._admission(session, writes=True):
             try:
-                transaction = self._transact(
-                    session, work, hooked=hooked, begins_with_write=begins_with_write
-                )
+                transaction = self._transact(session, work, guard=guard, begins_with_write=begins_with_write)
                 if isinstance(session, SessionInThreads):
                     return await transaction
                 return await in_one_greenlet(transaction)
             except BaseException:
                 # That rolls back, and is not to be interrupted by another cancellation.
                 await asyncio.shield(asyncio.ensure_future(session.close()))
+                if guard is not None:
+                    guard.lift()  # not before: what a hook left running could still commit
                 raise
 
     async def _transact(
@@ -119,23 +120,20 @@ class Transactions:
         session: AnySession,
         work: Callable[[AnySession], Coroutine[Any, Any, Result]],
         *,
-        hooked: bool,
+        guard: _CommitGuard | None,
         begins_with_write: bool,
     ) -> Result:
         transaction = None
         if not (begins_with_write and self._begins_by_itself):
             transaction = await session.run_sync(self._begin, begins_with_write=begins_with_write)
-        elif hooked:
+        elif guard is not None:
             # Nothing is sent: the first statement begins it, here as there where it isn't begun at all.
             transaction = session.sync_session.begin()
-        guard = _CommitGuard(session.sync_session) if hooked else None
-        try:
-            result = await work(session)
-        finally:
-            if guard is not None:
-                guard.lift()
+        result = await work(session)
         if transaction is not None and not transaction.is_active:
             raise RuntimeError("a hook rolled the transaction back; to refuse a write, it raises")
+        if guard is not None:
+            guard.lift()
         await session.run_sync(_commit_and_close)
         return result
 
@@ -232,7 +230,8 @@ class _CommitGuard:
         event.listen(session, "before_commit", self._refuse)
 
     def lift(self) -> None:
-        event.remove(self._session, "before_commit", self._refuse)
+        if event.contains(self._session, "before_commit", self._refuse):
+            event.remove(self._session, "before_commit", self._refuse)
 
     def _refuse(self, session: Any) -> None:
         if not session.in_nested_transaction():

@@ -133,7 +133,9 @@ async def add_in_steps(store: Store, steps: Sequence[Sequence[NewTask]]) -> list
     """Add tasks in several steps, in their order; the ids that stand for them. Where a step raises, others may have been added."""
     if len(steps) == 1:
         return await store.add(steps[0])
-    at_once = 2 if store.in_order else 1
+    # One that is sent again, to a server that was loading say, comes behind the next: of debounced ones the last is to win.
+    debounced = any(task.debounce for step in steps for task in step)
+    at_once = 2 if store.in_order and not debounced else 1
     ids: list[str] = []
     under_way = deque[asyncio.Task[list[str]]]()
     try:

@@ -166,7 +166,8 @@ class TaskScheduler:
         """Run a task by a cron expression or every `interval` (seconds or a timedelta); the schedule's id.
 
         Declaring the same schedule again, on every boot and replica, changes nothing; under a given `id` a changed
-        rule or input replaces the old one. `misfire` says what becomes of slots that no scheduler was there to fire.
+        rule or input replaces the old one. `misfire` says what becomes of slots that no scheduler was there to fire: the latest is
+        run ("once"), each of the last hundred ("all"), or the latest unless it is more than a minute late ("skip").
         Raises `InvalidScheduleError` for a rule that can't be.
         """
         return await RecurringManager(self._kv).create(

@@ -20,10 +20,10 @@ from concave import (
 )
 from concave.kv import MemoryKV
 from concave.tasks import initialize_tasks
-from concave_sqlalchemy import create_outbox_tables
+from concave_sqlalchemy import create_outbox_tables, sqlite, use_resource
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.tables import outbox_table
-from tests.sqlalchemy.support import client_of
+from tests.sqlalchemy.support import client_for, client_of
 
 tables = MetaData()
 people = Table(
@@ -161,3 +161,35 @@ async def test_a_task_is_no_trip_to_the_driver_of_its_own(
     assert counted["triggered"].count("executemany") == (0 if is_ours else 1)
     assert len(counted["triggered"]) - counted["triggered"].count("executemany") == len(counted["bare"])
     assert len(await scheduler.get_tasks()) == 2
+
+
+@pytest.mark.parametrize("mode", ["conditional_savepoint", "create_savepoint", "rollback_only"])
+@pytest.mark.parametrize("uses_session", [True, False])
+async def test_rows_of_sessions_in_somebody_elses_transaction_are_written_at_once(
+    engine: AsyncEngine, mode: Any, uses_session: bool
+) -> None:
+    # SQLAlchemy's recipe for suites of tests: what such a session commits isn't the driver's transaction.
+    sessions = async_sessionmaker(engine)
+    hooks = compose_hooks(
+        HOOKS, ResourceHooks(on_after_create=lambda ctx, row: None, uses_session=uses_session)
+    )
+    async with client_for(use_resource(people, session=sessions, hooks=hooks)) as client:
+        assert (await client.post("", json={"name": "first"})).status_code == 201
+        async with engine.connect() as connection:
+            outer = await connection.begin()
+            sessions.configure(bind=connection, join_transaction_mode=mode)
+            for name in "abc":
+                assert (await client.post("", json={"name": name})).status_code == 201
+            tasks = await connection.execute(select(func.count()).select_from(outbox_table))
+            rows = await connection.execute(select(func.count()).select_from(people))
+            assert (rows.scalar_one(), tasks.scalar_one()) == (4, 4)
+            await outer.rollback()
+
+
+def test_a_connection_is_closed_twice() -> None:
+    connection = sqlite3.connect(":memory:", factory=sqlite._Connection)
+    cursor = connection.cursor()
+    connection.close()
+    connection.close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        cursor.execute("SELECT 1")

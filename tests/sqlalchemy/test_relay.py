@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from concave import (
     HookContext,
     ResourceHooks,
+    StoreError,
     TaskScheduler,
     TaskTrigger,
     compose_hooks,
@@ -199,4 +200,41 @@ async def test_each_event_loop_sends_its_own(
         assert not waiting.done()
     await waiting
     assert sent == [1, 1]
+    await outbox.drain()
+
+
+async def test_a_scheduler_that_hangs_keeps_no_other_waiting(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    async with MemoryKV() as kv:
+        hanging, go_on = TaskScheduler(kv), asyncio.Event()
+
+        async def submit(tasks: Sequence[NewTask]) -> list[str]:
+            await go_on.wait()
+            return [task.id for task in tasks]
+
+        hanging.submit = submit  # type: ignore[method-assign]
+        outbox = Outbox(async_sessionmaker(engine))
+        first, second = submission(relayed, 1), submission(relayed, 2)
+        await outbox.relay([Submission(first, hanging), Submission(second)])
+        assert [task.id for task in await scheduler.get_tasks()] == [second.id]
+        go_on.set()
+        await outbox.drain()
+
+
+async def test_a_task_that_its_store_refuses_takes_no_other_along(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    refused, taken = submission(relayed, 1), submission(relayed, 2)
+    real = scheduler.submit
+
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        if refused in tasks:
+            raise StoreError("WRONGTYPE: its key is damaged")
+        return await real(tasks)
+
+    scheduler.submit = submit  # type: ignore[method-assign]
+    outbox = Outbox(async_sessionmaker(engine))
+    await outbox.relay([Submission(refused), Submission(taken)])
+    assert [task.id for task in await scheduler.get_tasks()] == [taken.id]
     await outbox.drain()

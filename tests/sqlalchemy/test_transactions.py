@@ -176,3 +176,27 @@ async def test_a_database_that_another_process_has_locked_is_503(engine: AsyncEn
         assert (await client.post("", json={"name": "a"})).status_code == 201
     other.close()
     await impatient.dispose()
+
+
+async def test_what_a_hook_left_running_can_not_commit_a_write_that_is_refused(engine: AsyncEngine) -> None:
+    told: list[str] = []
+    left: list[asyncio.Task[None]] = []
+
+    async def after(ctx: HookContext, row: dict[str, Any]) -> None:
+        async def commit() -> None:
+            await asyncio.sleep(0)
+            try:
+                await ctx.session.commit()
+            except RuntimeError as error:
+                told.append(str(error))
+
+        left.append(asyncio.create_task(commit()))
+        await asyncio.sleep(0)
+        raise ValueError("refused")
+
+    hooks = ResourceHooks(on_after_create=after)
+    async with client_of(use_resource(things, session=async_sessionmaker(engine), hooks=hooks)) as client:
+        assert (await client.post("", json={"name": "a"})).status_code == 500
+        await left[0]
+        assert (await client.get("")).json()["items"] == []
+    assert told == ["a hook must not commit: the resource does, with the row and its tasks together"]

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from concave.errors import StoreError, StoreFullError, StoreUnavailableError
 from concave.kv import RedisKV, create_kv
 from concave.store.protocol import Store
-from concave.store.records import Complete, Query, Settlement
+from concave.store.records import Complete, Debounce, Query, Settlement
 from concave.store.redis import RedisStore
 from concave.store.redis.client import mapped_errors
 from concave.store.redis.topics import RedisTopics
@@ -22,6 +22,7 @@ from concave.tasks.batching import add_in_steps, in_batches
 from concave.testing import FakeClock
 from concave.testing.suite_support import (
     LEASE,
+    SECOND,
     add,
     claim_of,
     claim_some,
@@ -122,6 +123,20 @@ async def test_thousands_are_added_in_steps_of_which_two_are_under_way_where_the
     assert await add_in_steps(store, in_batches(tasks)) == [task.id for task in tasks]
     assert client.taken() == ["EVALSHA"] * 5
     assert client.most_under_way == (2 if in_order else 1)
+
+
+async def test_steps_of_debounced_tasks_go_one_after_the_other(
+    counting: tuple[RedisStore, CountingClient],
+) -> None:
+    # A step that is sent again would come behind the next, whose inputs are the later ones.
+    store, client = counting
+    store.in_order = True
+    await store.add([new_task(debounce=Debounce("warm", SECOND, None))])
+    client.taken()
+    tasks = [new_task(debounce=Debounce("key", SECOND, None)) for _ in range(1001)]
+    assert set(await add_in_steps(store, in_batches(tasks))) == {tasks[0].id}
+    assert client.taken() == ["EVALSHA"] * 3
+    assert client.most_under_way == 1
 
 
 @pytest.mark.parametrize("in_order", [False, True])

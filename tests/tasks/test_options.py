@@ -210,7 +210,7 @@ def test_a_registry_takes_tasks_only() -> None:
         {"lock_ttl": CENTURIES},
         {"heartbeat": 0},
         {"heartbeat": 16},
-        {"lock_ttl": 19},
+        {"lock_ttl": 19, "heartbeat": 10},
         {"task_types": "a-name"},
     ],
 )
@@ -246,7 +246,7 @@ task: Any = define_task("t", handler)
         ("at", {"at": "2030-01-01"}),
         ("delay or at", {"at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 1}),
         ("idempotency_key", {"idempotency_key": ""}),
-        ("idempotency_key", {"idempotency_key": 7}),
+        ("idempotency_key", {"idempotency_key": 7.5}),
         ("idempotency_key", {"idempotency_key": "x" * (MAX_KEY + 1)}),
         ("idempotency_key", {"idempotency_key": "\udcff"}),
     ],
@@ -256,7 +256,7 @@ def test_a_submission_that_cannot_be(named: str, options: dict[str, Any]) -> Non
         submission(task, 1, **options)
 
 
-@pytest.mark.parametrize("key", [None, "", 7, "x" * (MAX_KEY + 1), "\udcff"])
+@pytest.mark.parametrize("key", [None, "", 7.5, True, "x" * (MAX_KEY + 1), "\udcff"])
 def test_keys_that_cannot_be(key: Any) -> None:
     debounced = define_task("t", handler, debounce=DebounceConfig(1, key=lambda value: key))
     with pytest.raises(ConfigurationError, match="debounce key"):
