@@ -1,8 +1,12 @@
 """Fixtures that every test may ask for: real servers, started once a run and only when a test needs them."""
 
 import os
+import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from importlib import import_module
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
@@ -17,6 +21,27 @@ pytest.register_assert_rewrite("concave.testing")
 
 
 REDIS = pytest.StashKey[str]()
+
+
+def pytest_configure() -> None:
+    """Keep CPython 3.11 from running in circles while it is traced for coverage.
+
+    greenlet lets go of a thread's main greenlet in a pending call of the interpreter. Where that has a weak reference with a callback
+    in Python, and another such call comes in meanwhile, the traced callback looks for pending calls for ever, at its first
+    instruction: a run hung at 100 % of a core, and no timeout ended it. What is kept is never let go of.
+    """
+    if sys.version_info >= (3, 12) or sys.gettrace() is None:
+        return
+    greenlet: Any = import_module("greenlet")
+    greenlet._greenlet.enable_optional_cleanup(False)  # which would look all through memory for what is kept
+    kept: list[Any] = []
+    real: Any = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
+
+    def bootstrap(thread: threading.Thread) -> None:
+        kept.append(greenlet.getcurrent())
+        real(thread)
+
+    threading.Thread._bootstrap_inner = bootstrap  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
