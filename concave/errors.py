@@ -12,6 +12,7 @@
     ├── LockNotAcquiredError                someone else holds the lock
     ├── StoreError                          the store answered with something other than a yes
     │   ├── StoreUnavailableError           no answer: refused, cut off, loading, failing over
+    │   ├── StoreDeniedError                it refuses our credentials, or doesn't permit us a command; it did nothing
     │   └── StoreFullError                  it is out of memory and took nothing
     ├── Discard                             raised by a handler: give up on this task now
     └── RetryLater                          raised by a handler: run this task again later
@@ -23,14 +24,17 @@ No error of a driver reaches a user bare: each store maps its driver's errors he
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
 __all__ = [
+    "NO_FAULT_OF_TASKS",
     "ConcaveError",
     "ConfigurationError",
     "Discard",
     "InvalidScheduleError",
     "LockNotAcquiredError",
     "RetryLater",
+    "StoreDeniedError",
     "StoreError",
     "StoreFullError",
     "StoreUnavailableError",
@@ -91,8 +95,16 @@ class StoreUnavailableError(StoreError):
     """The store gave no answer. What was asked may or may not have happened; asking again is safe."""
 
 
+class StoreDeniedError(StoreError):
+    """The store refuses the credentials, or doesn't permit them a command, and did nothing. Its administrator can mend that."""
+
+
 class StoreFullError(StoreError):
     """The store is out of memory and took nothing."""
+
+
+NO_FAULT_OF_TASKS: Final = (StoreUnavailableError, StoreDeniedError, StoreFullError)
+"""A store that takes nothing from anyone: none of a batch's tasks is to blame, and to try them one by one helps nobody."""
 
 
 class Discard(ConcaveError):

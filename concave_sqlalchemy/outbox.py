@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import func, inspect, literal, or_, select, update
+from sqlalchemy import func, inspect, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from concave.errors import TasksNotInitializedError
+from concave.errors import ConcaveError, TasksNotInitializedError
 from concave.failpoints import armed, reach
 from concave.store.records import NewTask
 from concave.tasks.defaults import announce_outbox, announced_outboxes, get_task_scheduler
@@ -172,30 +172,44 @@ class Outbox:
     async def sweep(self, submit: Submit) -> int:
         """Relay what has been here for longer than a live process takes; see `concave.tasks.outbox.Outbox`.
 
-        Longer means: it was here at the last sweep. The first sweep takes everything, since its process has just started.
-        Tasks for a trigger's own scheduler go to that one, and wait where this process doesn't know it.
+        Longer means: it was here at the last sweep. The first sweep takes everything, since its process has just started, and so
+        does one after a relay that failed: who waits for the end of an outage waits for one sweep, not for two.
+        Tasks for a trigger's own scheduler go to that one, and wait where this process doesn't know it. Raises what kept tasks
+        from their store, once those for other stores are relayed.
         """
         self._loop = asyncio.get_running_loop()
         await self._expiry.sweep()
+        # Asked before the newest row is: what fails between the two is the next sweep's.
+        relays_failed = [relay.has_left_some() for relay in list(self._relays.values())]
         newest = await self._newest()
         if newest is None:
             return 0
-        until = newest if self._newest_at_last_sweep is None else self._newest_at_last_sweep
+        known = self._newest_at_last_sweep
+        until = newest if known is None or any(relays_failed) else known
         self._newest_at_last_sweep = newest
-        submits = self._submits(submit)
+        relayed = 0
+        trouble: ConcaveError | None = None
+        for destination, each in self._submits(submit).items():
+            try:
+                relayed += await self._sweep_to(destination, each, until)
+            except ConcaveError as error:
+                trouble = trouble or error
+        if trouble is not None:
+            raise trouble
+        return relayed
+
+    async def _sweep_to(self, destination: str | None, submit: Submit, until: int) -> int:
         relayed = after = 0
-        while rows := await self._left(after, until, submits):
+        while rows := await self._left(after, until, destination):
             after = rows[-1].sequence
             if armed:
                 await reach("sweep.read")
-            tasks = await self._decoded(rows)
-            for destination, each in submits.items():
-                ours = [task for row, task in tasks if row.destination == destination]
-                done = await submit_all(each, ours) if ours else []
-                if armed:
-                    await reach("sweep.sent")
-                await self._delete(done)
-                relayed += len(done)
+            tasks = [task for _, task in await self._decoded(rows)]
+            done = await submit_all(submit, tasks) if tasks else []
+            if armed:
+                await reach("sweep.sent")
+            await self._delete(done)
+            relayed += len(done)
         return relayed
 
     async def _newest(self) -> int | None:
@@ -209,23 +223,21 @@ class Outbox:
         newest = select(func.max(outbox_table.c.sequence))
         return await self.transactions.read(lambda session: session.execute(newest).scalar_one()) or 0
 
-    async def _left(self, after: int, until: int, destinations: Mapping[str | None, Any]) -> Sequence[Any]:
+    async def _left(self, after: int, until: int, destination: str | None) -> Sequence[Any]:
         """The next rows to relay, oldest first, each with its age in seconds."""
         columns = outbox_table.c
-        named = [each for each in destinations if each is not None]
         statement = (
             select(
                 columns.sequence,
                 columns.id,
                 columns.payload,
-                columns.destination,
                 (database_time() - columns.created_at).label("age"),
             )
             .where(
                 columns.broken.is_(None),
                 columns.sequence > after,
                 columns.sequence <= until,
-                or_(columns.destination.is_(None), columns.destination.in_(named)),
+                columns.destination.is_not_distinct_from(destination),
             )
             .order_by(columns.sequence)
             .limit(SWEEP_BATCH)

@@ -43,6 +43,8 @@ def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]], *, at_commi
     if insert_them is None:
         session.execute(INSERT, rows)
         return
+    if not connection.in_transaction():
+        connection.begin()  # as a statement of SQLAlchemy's does: what it doesn't know of it wouldn't commit
     dialect = connection.dialect
     statement, error = _direct_insert(dialect), dialect.loaded_dbapi.Error
     given = [tuple([row[name] for name in GIVEN]) for row in rows]

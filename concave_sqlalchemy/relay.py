@@ -6,13 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from concave.errors import (
+    NO_FAULT_OF_TASKS,
     ConcaveError,
     ConfigurationError,
-    StoreFullError,
-    StoreUnavailableError,
     TasksNotInitializedError,
 )
 from concave.failpoints import armed, reach
@@ -37,14 +36,6 @@ MOMENT = 0.002
 
 LINGER = 0.2
 """Seconds that relayed rows gather before one DELETE takes them all: a transaction each would double what a write costs."""
-
-
-NO_FAULT_OF_TASKS: Final = (
-    StoreUnavailableError,
-    StoreFullError,
-    TasksNotInitializedError,
-    ConfigurationError,
-)
 
 
 class Submission(NamedTuple):
@@ -120,6 +111,7 @@ class Relay:
         self._deleting: asyncio.Task[None] | None = None
         self._hurry: asyncio.Event | None = None
         self._troubled = False
+        self._left_some = False
 
     def __enter__(self) -> None:
         """A transaction begins whose tasks may be sent soon: others wait for them."""
@@ -158,6 +150,11 @@ class Relay:
             if self._hurry is not None:
                 self._hurry.set()
             await asyncio.wait(self._background)
+
+    def has_left_some(self) -> bool:
+        """Whether it has given up on something since it was last asked: that is in the outbox, however young."""
+        left_some, self._left_some = self._left_some, False
+        return left_some
 
     def _send_if_enough(self) -> bool:
         enough = len(self._gathered) >= self._to_come
@@ -222,7 +219,7 @@ class Relay:
     def _trouble(self, message: str) -> None:
         # Once per outage, not once per request.
         log.log(logging.DEBUG if self._troubled else logging.WARNING, "%s", message)
-        self._troubled = True
+        self._troubled = self._left_some = True
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run in the background; `drain` waits for it."""
@@ -235,20 +232,32 @@ class Relay:
 async def submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:
     """Hand tasks over, together, or one by one where that fails for one of them; the ids of those that were taken.
 
-    Raises what is no task's fault: a store that can't be reached or is full, or none at all; there is no time to try the others.
+    Raises what is no task's fault: a store that takes none (`NO_FAULT_OF_TASKS`), or no scheduler; the others needn't be tried.
     """
+    failure = await _submit(submit, tasks)
+    if failure is None:
+        return [task.id for task in tasks]
+    failures = [failure] if len(tasks) == 1 else [await _submit(submit, [task]) for task in tasks]
+    refused = [(task, failure) for task, failure in zip(tasks, failures, strict=True) if failure is not None]
+    if refused:
+        # One message, and one traceback: there may be hundreds of them, at each sweep.
+        log.error(
+            "%d of %d tasks can't be relayed and wait in the outbox; the first is %s (%s)",
+            len(refused),
+            len(tasks),
+            refused[0][0].id,
+            refused[0][0].name,
+            exc_info=refused[0][1],
+        )
+    return [task.id for task, failure in zip(tasks, failures, strict=True) if failure is None]
+
+
+async def _submit(submit: Submit, tasks: Sequence[NewTask]) -> Exception | None:
+    """What kept these from being taken, where it may be one of theirs."""
     try:
         await submit(tasks)
-    except NO_FAULT_OF_TASKS:
+    except (*NO_FAULT_OF_TASKS, TasksNotInitializedError, ConfigurationError):
         raise
-    except Exception as error:
-        if len(tasks) > 1:
-            return [done for task in tasks for done in await submit_all(submit, [task])]
-        log.error(
-            "task %s (%s) can't be relayed and waits in the outbox",
-            tasks[0].id,
-            tasks[0].name,
-            exc_info=error,
-        )
-        return []
-    return [task.id for task in tasks]
+    except Exception as error:  # noqa: BLE001  whatever it is, the others have their turn
+        return error
+    return None

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from concave.errors import StoreFullError, StoreUnavailableError
+from concave.errors import NO_FAULT_OF_TASKS
 from concave.store.protocol import Store
 from concave.store.records import NewTask
 
@@ -89,7 +89,7 @@ class Batcher:
     async def _deliver(self, batch: list[_Waiting]) -> None:
         try:
             ids = await self._send([task for task, _ in batch])
-        except (StoreUnavailableError, StoreFullError) as error:
+        except NO_FAULT_OF_TASKS as error:
             _fail(batch, error)
         except Exception as error:  # noqa: BLE001  whatever it is, it belongs to a caller
             if len(batch) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from concave.errors import ConcaveError, StoreFullError, StoreUnavailableError
+from concave.errors import NO_FAULT_OF_TASKS, ConcaveError, StoreUnavailableError
 from concave.store.records import Decision, Lease, Settlement
 from concave.tasks.executor import Run
 
@@ -79,7 +79,7 @@ class Outcomes:
             outcome.sent = outcome.sent or unavailable
         self._waiting = batch + self._waiting
         self._sent.remove(batch)
-        if unavailable or isinstance(error, StoreFullError):
+        if isinstance(error, NO_FAULT_OF_TASKS):
             return
         if not self._one_by_one or len(batch) > 1:
             self._one_by_one = True

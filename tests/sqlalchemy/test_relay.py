@@ -12,7 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from concave import (
     HookContext,
     ResourceHooks,
+    StoreDeniedError,
     StoreError,
+    StoreFullError,
+    StoreUnavailableError,
     TaskScheduler,
     TaskTrigger,
     compose_hooks,
@@ -26,6 +29,7 @@ from concave.tasks.submission import submission
 from concave_sqlalchemy import relay
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission
+from concave_sqlalchemy.transactions import AnySession
 from tests.sqlalchemy.support import client_of, database
 
 tables = MetaData()
@@ -238,3 +242,77 @@ async def test_a_task_that_its_store_refuses_takes_no_other_along(
     await outbox.relay([Submission(refused), Submission(taken)])
     assert [task.id for task in await scheduler.get_tasks()] == [taken.id]
     await outbox.drain()
+
+
+@pytest.mark.parametrize(
+    "error", [StoreDeniedError("no"), StoreFullError("full"), StoreUnavailableError("away")]
+)
+async def test_a_store_that_takes_nothing_is_asked_once_and_then_one_sweep_is_enough(
+    engine: AsyncEngine, scheduler: TaskScheduler, error: StoreError
+) -> None:
+    """Rows of a process that lives are left to it for a sweep, but not those that it has given up on."""
+    asked: list[int] = []
+    real = scheduler.submit
+
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        asked.append(len(tasks))
+        raise error
+
+    outbox = Outbox(async_sessionmaker(engine))
+    assert await outbox.sweep(real) == 0
+    tasks = await write_three(outbox)
+    scheduler.submit = submit  # type: ignore[method-assign]
+    await outbox.relay([Submission(task) for task in tasks])
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            await outbox.sweep(submit)
+    assert asked == [3, 3, 3]
+    await outbox.relay([Submission(task) for task in await write_three(outbox)])
+    await outbox.drain()
+    assert await outbox.sweep(real) == 6
+    assert len(await scheduler.get_tasks()) == 6
+
+
+async def test_tasks_that_a_store_refuses_are_one_message(
+    engine: AsyncEngine, scheduler: TaskScheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = scheduler.submit
+    outbox = Outbox(async_sessionmaker(engine))
+    first, second, taken = await write_three(outbox)
+
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        if first in tasks or second in tasks:
+            raise StoreError("WRONGTYPE: its key is damaged")
+        return await real(tasks)
+
+    assert await outbox.sweep(submit) == 1
+    assert [task.id for task in await scheduler.get_tasks()] == [taken.id]
+    (record,) = [each for each in caplog.records if each.name == "concave.outbox"]
+    assert "2 of 3 tasks" in record.message
+    assert first.id in record.message
+
+
+async def test_a_store_that_is_away_keeps_no_tasks_for_another_in_the_outbox(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        raise StoreUnavailableError("away")
+
+    async with MemoryKV(prefix="other") as kv:
+        outbox, other = Outbox(async_sessionmaker(engine)), TaskScheduler(kv)
+        await write_three(outbox)
+        tasks = await write_three(outbox, other)
+        with pytest.raises(StoreUnavailableError):
+            await outbox.sweep(submit)
+        assert {task.id for task in await other.get_tasks()} == {task.id for task in tasks}
+
+
+async def write_three(outbox: Outbox, scheduler: TaskScheduler | None = None) -> list[NewTask]:
+    """Tasks in the outbox, as a process has left them that ended right after its commit."""
+    tasks = [submission(relayed, number) for number in range(3)]
+
+    async def write(session: AnySession) -> None:
+        await session.run_sync(outbox.write_in, [Submission(task, scheduler) for task in tasks])
+
+    await outbox.transactions.write(write, begins_with_write=True)
+    return tasks

@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
-from concave.errors import StoreError, StoreFullError, StoreUnavailableError
+from concave.errors import StoreDeniedError, StoreError, StoreFullError, StoreUnavailableError
 from concave.kv import RedisKV, create_kv
 from concave.store.protocol import Store
 from concave.store.records import Complete, Debounce, Query, Settlement
@@ -248,12 +248,29 @@ async def test_a_wrong_password_is_refused_and_not_shown(server: RedisServer) ->
         try:
             for credentials in ("default:wrong@", ":wrong@", "someone:wrong@", ""):
                 url = server.url.replace("redis://", f"redis://{credentials}")
-                with pytest.raises(StoreError, match=f"127.0.0.1:{server.port}") as raised:
+                with pytest.raises(StoreDeniedError, match=f"127.0.0.1:{server.port}") as raised:
                     await create_kv(url)
-                assert not isinstance(raised.value, StoreUnavailableError)
                 assert "wrong" not in str(raised.value)
         finally:
             await client.config_set("requirepass", "")
+
+
+async def test_what_a_user_of_the_server_may_not_do_is_denied_and_said(server: RedisServer) -> None:
+    """A whole script; or a command within one, which other ways through the script needn't take: that may be a task's fault."""
+    url = server.url.replace("redis://", "redis://limited:pass@")
+    async with Redis.from_url(server.url) as client:
+        admin: Any = client
+        try:
+            for rules, expected in (("-evalsha", StoreDeniedError), ("-zadd", StoreError)):
+                await admin.execute_command(
+                    "ACL", "SETUSER", "limited", "reset", "on", ">pass", "~*", "&*", "+@all", rules
+                )
+                async with await create_kv(url) as kv:
+                    with pytest.raises(StoreError, match=r"permissions|can't run") as raised:
+                        await add(kv.store)
+                    assert type(raised.value) is expected
+        finally:
+            await admin.execute_command("ACL", "DELUSER", "limited")
 
 
 async def test_nobody_there_is_unavailable_and_its_password_is_not_shown() -> None:

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, strategies as st
 
-from concave import StoreFullError, StoreUnavailableError, TaskContext, TaskScheduler, define_task
+from concave import (
+    StoreDeniedError,
+    StoreFullError,
+    StoreUnavailableError,
+    TaskContext,
+    TaskScheduler,
+    define_task,
+)
 from concave.kv import KV, MemoryKV
 from concave.store.records import NewTask
 from concave.tasks.batching import MAX_BYTES, MAX_TASKS, Batcher, in_batches
@@ -126,7 +133,9 @@ async def test_groups_that_submit_again_and_again_become_one() -> None:
     assert sender.sizes == [50, *[100] * 9, 50]
 
 
-@pytest.mark.parametrize("error", [StoreUnavailableError("away"), StoreFullError("full")])
+@pytest.mark.parametrize(
+    "error", [StoreUnavailableError("away"), StoreDeniedError("no"), StoreFullError("full")]
+)
 async def test_without_an_answer_all_of_a_batch_are_told(error: Exception) -> None:
     sender = Sender()
     sender.errors.append(error)

@@ -8,6 +8,7 @@ import pytest
 
 from concave import (
     RetryConfig,
+    StoreDeniedError,
     StoreError,
     StoreFullError,
     StoreUnavailableError,
@@ -23,7 +24,14 @@ from tests.tasks.support import ScriptedKV, WatchedClock, claim, ended, found, l
 FOR_GOOD = 1_000_000
 """Seconds of a lease that a fake clock, which runs while the store takes its time, is not to end."""
 AWAY = StoreUnavailableError("away")
-ERRORS = [AWAY, StoreFullError("full"), StoreError("odd"), RuntimeError("a bug"), OSError("a driver's own")]
+ERRORS = [
+    AWAY,
+    StoreFullError("full"),
+    StoreDeniedError("no"),
+    StoreError("odd"),
+    RuntimeError("a bug"),
+    OSError("a driver's own"),
+]
 
 
 def counting(ran: list[str], name: str = "once", **options: Any) -> Any:

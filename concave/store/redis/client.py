@@ -14,6 +14,7 @@ from redis.exceptions import (
     ClusterError,
     ConnectionError as RedisConnectionError,
     MasterDownError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -24,7 +25,7 @@ from redis.exceptions import (
 )
 
 from concave.clock import Clock
-from concave.errors import StoreError, StoreFullError, StoreUnavailableError
+from concave.errors import StoreDeniedError, StoreError, StoreFullError, StoreUnavailableError
 from concave.store.redis.script import load_script
 
 __all__ = ["DRIVERS", "RedisClient", "ScriptCaller", "mapped_errors"]
@@ -75,7 +76,10 @@ def ours(error: Exception, where: str) -> StoreError:
     if isinstance(error, OutOfMemoryError) or (isinstance(error, RedisError) and "-OOM " in str(error)):
         return StoreFullError(f"{where} is out of memory and took nothing")
     if isinstance(error, AuthenticationError):
-        return StoreError(f"{where} refuses the credentials in its URL: {error}")
+        return StoreDeniedError(f"{where} refuses the credentials in its URL: {error}")
+    # Within a script it may be one way through it that is denied, which others needn't take.
+    if isinstance(error, NoPermissionError) and "in script" not in str(error):
+        return StoreDeniedError(f"{where} doesn't permit what we need: {error}")
     if isinstance(error, PASSING):
         return StoreUnavailableError(f"{where} doesn't answer: {str(error) or type(error).__name__}")
     if PASSING_CODE.search(str(error)):
