@@ -124,9 +124,9 @@ def _is_surely_finite(value: Any) -> bool:
     if kind is float:
         return math.isfinite(value)
     if kind is dict:
-        return all(map(_is_surely_finite, value.values()))
+        return all(type(each) in NEVER_NULL or _is_surely_finite(each) for each in value.values())
     if kind is list or kind is tuple:
-        return all(map(_is_surely_finite, value))
+        return all(type(each) in NEVER_NULL or _is_surely_finite(each) for each in value)
     if isinstance(value, BaseModel) and _is_plainly_written(kind):
         fields = all(map(_is_surely_finite, vars(value).values()))
         return fields and all(map(_is_surely_finite, (value.model_extra or {}).values()))

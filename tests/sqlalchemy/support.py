@@ -21,25 +21,26 @@ from tests.servers import temporary_database
 
 @asynccontextmanager
 async def database(
-    request: pytest.FixtureRequest, folder: Path, tables: MetaData
+    request: pytest.FixtureRequest, folder: Path, tables: MetaData, *, outbox: bool = True
 ) -> AsyncGenerator[AsyncEngine]:
-    """An engine on the database that the fixture's parameter names, with these tables and the outbox's."""
+    """An engine on the database that the fixture's parameter names, with these tables and, unless told otherwise, the outbox's."""
     if request.param == "postgresql":
         server = request.getfixturevalue("postgres_url")
-        async with temporary_database(server) as url, _engine(url, tables) as engine:
+        async with temporary_database(server) as url, _engine(url, tables, outbox=outbox) as engine:
             yield engine
         return
-    async with _engine(f"sqlite+aiosqlite:///{folder}/test.db", tables) as engine:
+    async with _engine(f"sqlite+aiosqlite:///{folder}/test.db", tables, outbox=outbox) as engine:
         yield engine
 
 
 @asynccontextmanager
-async def _engine(url: str, tables: MetaData) -> AsyncGenerator[AsyncEngine]:
+async def _engine(url: str, tables: MetaData, *, outbox: bool) -> AsyncGenerator[AsyncEngine]:
     engine = create_async_engine(url)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(tables.create_all)
-        await create_outbox_tables(engine)
+        if outbox:
+            await create_outbox_tables(engine)
         yield engine
     finally:
         await _drain(engine)
