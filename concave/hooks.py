@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
 
@@ -127,6 +127,9 @@ class ResourceHooks:
     Before-hooks may return replacement data (None leaves it as it is); whatever raises rolls everything back. An
     update's `data` holds the columns that are to change; a delete's after-hook gets the row as it was.
 
+    `schedulers` are those that they give tasks to besides the default one: what a crash left in an outbox for one of them is relayed
+    from the process's start on. Those of `create_task_trigger_hooks` are there by themselves.
+
     `uses_session`: False says that none of them uses ``ctx.session``, which is then None in a resource. Its requests are faster
     for it; the hooks of triggers alone are so by themselves.
     """
@@ -138,6 +141,7 @@ class ResourceHooks:
     on_before_delete: Callable[[HookContext, Any], Any] | None = None
     on_after_delete: Callable[[HookContext, Row], Any] | None = None
     uses_session: bool = True
+    schedulers: Collection[TaskScheduler] = ()
 
 
 def compose_hooks(*hooks: ResourceHooks) -> ResourceHooks:
@@ -157,6 +161,7 @@ def compose_hooks(*hooks: ResourceHooks) -> ResourceHooks:
         on_before_delete=_each(chains["on_before_delete"]),
         on_after_delete=_each(chains["on_after_delete"]),
         uses_session=not hooks or any(each.uses_session for each in hooks),
+        schedulers=tuple(scheduler for each in hooks for scheduler in each.schedulers),
     )
 
 

@@ -131,6 +131,7 @@ def create_task_trigger_hooks(
         on_after_update=after("update", on_update),
         on_after_delete=after("delete", on_delete),
         uses_session=False,
+        schedulers=() if scheduler is None else (scheduler,),
     )
 
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic_core import from_json, to_json, to_jsonable_python
-from sqlalchemy import BigInteger, Float, bindparam, delete, func, insert, inspect, select
+from sqlalchemy import BigInteger, Float, bindparam, delete, func, insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from concave_sqlalchemy.problems import Problem, in_header
 from concave_sqlalchemy.refusals import is_given_up
-from concave_sqlalchemy.tables import database_time, explained, idempotency_table
+from concave_sqlalchemy.tables import database_time, explained, has_table, idempotency_table
 from concave_sqlalchemy.transactions import AnySession, Transactions
 from concave_sqlalchemy.writing.call import Answer, IdempotencyKey
 
@@ -33,6 +33,8 @@ HEADER: Final = "idempotency-key"
 RAW_HEADER: Final = HEADER.encode()
 KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 EXPIRED_AT_ONCE: Final = 100
+NAMES: Final = ("id", "sub", "username", "email")
+"""What a user is known by: an account's number, a token's subject, Starlette's ``SimpleUser``."""
 
 COLUMNS = idempotency_table.c
 FIND = select(
@@ -71,8 +73,10 @@ async def key_of(request: Request, *, resource: str, user: Any) -> IdempotencyKe
     if len(given) > 1 or not KEY.fullmatch(key):
         raise in_header(400, HEADER, "must be one key of 1 to 255 visible ASCII characters")
     identity = _identity(user)
-    # Who isn't known by an id is told apart by what it shows: nobody is answered what was another's.
+    # Who can't be told from others is by what it shows: nobody is answered what was another's.
     shown = request.headers.get("authorization") if identity is None else None
+    if shown is None and identity is None and user is not None:
+        shown = request.headers.get("cookie")
     scope = request.scope
     asked = [request.method, scope["path"], scope.get("query_string", b"").decode("latin-1")]
     return IdempotencyKey(_digest([resource, identity, shown, key]), _digest(asked, await request.body()))
@@ -147,7 +151,7 @@ class Expiry:
         return await self._transactions.read(self._has_any)
 
     def _has_any(self, session: Session) -> bool:
-        self._has_table = self._has_table or inspect(session.connection()).has_table(idempotency_table.name)
+        self._has_table = self._has_table or has_table(session.connection(), idempotency_table)
         return self._has_table and session.execute(EXPIRED.limit(1)).first() is not None
 
 
@@ -177,13 +181,25 @@ def _clears(key: IdempotencyKey) -> bool:
 
 
 def _identity(user: Any) -> str | None:
-    """What tells a user from others, as far as that is known."""
-    found: Any = user
-    if isinstance(user, Mapping):
-        found = user.get("id")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    elif not isinstance(user, str | int):
-        found = getattr(user, "id", None)
-    return None if found is None else to_json(to_jsonable_python(found, fallback=str)).decode()
+    """What tells a user from others, as JSON: a name that it is known by, or else all of it; None where that says nothing."""
+    if user is None:
+        return None
+    found: Any = user if isinstance(user, str | int) else _named(user)
+    try:
+        return to_json(user if found is None else to_jsonable_python(found, fallback=str)).decode()
+    except ValueError:  # an object of a class that JSON knows nothing of
+        return None
+
+
+def _named(user: Any) -> Any:
+    """The first of the usual names for a user that it has."""
+    is_mapping = isinstance(user, Mapping)
+    given: Any = user
+    for name in NAMES:
+        found = given.get(name) if is_mapping else getattr(given, name, None)
+        if found is not None:
+            return found
+    return None
 
 
 def _digest(parts: list[str | None], content: bytes = b"") -> str:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import func, inspect, literal, select, update
+from sqlalchemy import func, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -31,7 +31,7 @@ from concave_sqlalchemy.idempotency import Expiry
 from concave_sqlalchemy.outbox_sql import NUMBERED_INSERT, delete_rows, insert_rows
 from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
 from concave_sqlalchemy.relay import Relay, Submission, submit_all
-from concave_sqlalchemy.tables import database_time, explained, outbox_table
+from concave_sqlalchemy.tables import database_time, explained, has_table, outbox_table
 from concave_sqlalchemy.transactions import AnySession, Sessions, Transactions
 
 __all__ = ["Outbox"]
@@ -70,6 +70,10 @@ class Outbox:
         """Whether it is of the same database."""
         same_engine = transactions.engine is not None and transactions.engine is self.transactions.engine
         return sessions is self._sessions or same_engine
+
+    def serve(self, schedulers: Iterable[TaskScheduler]) -> None:
+        """Sweep for these, too, as long as they live: there may be tasks for them from before this process began."""
+        self._explicit.update((each.destination, each) for each in schedulers)
 
     def __repr__(self) -> str:
         return f"Outbox({self.transactions.description})"
@@ -123,13 +127,22 @@ class Outbox:
 
     def relay(self, submissions: Sequence[Submission]) -> Awaitable[None]:
         """Hand over what has just been committed. Never raises: what can't be sent now is swept up later."""
-        return self._relay.send(submissions)
+        sending = self._relay.send(submissions)
+        return self._and_drained(sending) if self.transactions.is_borrowed else sending
+
+    async def _and_drained(self, sending: Awaitable[None]) -> None:
+        # In a connection that somebody else goes on to use, nothing may be left to the background.
+        await sending
+        await self.drain()
 
     def relay_written(self, ids: Sequence[str]) -> None:
         """Hand over, in the background, those of these rows that have been committed; from any thread.
 
-        Where no event loop runs, the one that sweeps this outbox does it, and without one they wait for a sweep.
+        Where no event loop runs, the one that sweeps this outbox does it, and without one they wait for a sweep: as they do in
+        somebody else's transaction, where nothing is committed yet, and where whoever has the connection goes on to use it.
         """
+        if self.transactions.is_borrowed:
+            return
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -216,7 +229,7 @@ class Outbox:
         """The newest row's number, 0 where there is none; None without a table, which only a trigger needs."""
         if not self._has_table:
             self._has_table = await self.transactions.read(
-                lambda session: inspect(session.connection()).has_table(outbox_table.name)
+                lambda session: has_table(session.connection(), outbox_table)
             )
         if not self._has_table:
             return None
@@ -257,7 +270,7 @@ class Outbox:
     def _destination_of(self, scheduler: TaskScheduler | None) -> str | None:
         if scheduler is None:
             return None
-        self._explicit[scheduler.destination] = scheduler
+        self.serve([scheduler])
         return scheduler.destination
 
     async def _decoded(self, rows: Sequence[Any]) -> list[tuple[Any, NewTask]]:

@@ -16,7 +16,7 @@ from sqlalchemy.util import await_only
 
 from concave_sqlalchemy.plain import PlainSession
 from concave_sqlalchemy.sqlite import written_at_commit
-from concave_sqlalchemy.tables import database_time, outbox_table
+from concave_sqlalchemy.tables import database_time, outbox_table, schema_given
 
 __all__ = ["NUMBERED_INSERT", "delete_rows", "insert_rows"]
 
@@ -40,7 +40,7 @@ def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]], *, at_commi
     """Write rows whose numbers nobody asks for. `at_commit`: that may be as late as in the commit, which raises what is wrong then."""
     connection = session.connection()
     insert_them = DIRECTLY.get(connection.dialect.driver)
-    if insert_them is None:
+    if insert_them is None or schema_given(connection) is not None:
         session.execute(INSERT, rows)
         return
     if not connection.in_transaction():

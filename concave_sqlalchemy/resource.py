@@ -280,6 +280,7 @@ def use_resource(
     outbox = Outbox.of(session)
     outbox.transactions.check_holds(table)
     hooks = hooks or ResourceHooks()
+    outbox.serve(hooks.schedulers)
     writing = _writing(
         found,
         schema,

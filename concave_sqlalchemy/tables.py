@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    inspect,
     text,
 )
 from sqlalchemy.exc import DBAPIError
@@ -31,9 +32,11 @@ __all__ = [
     "create_outbox_tables",
     "database_time",
     "explained",
+    "has_table",
     "idempotency_table",
     "metadata",
     "outbox_table",
+    "schema_given",
 ]
 
 metadata = MetaData()
@@ -124,6 +127,18 @@ def _create(connection: Connection) -> None:
         connection.execute(CreateTable(table, if_not_exists=True))
         for index in table.indexes:
             connection.execute(CreateIndex(index, if_not_exists=True))
+
+
+def schema_given(connection: Connection) -> str | None:
+    """Where the tables are by the connection's ``schema_translate_map``, as in an app with a schema for each tenant."""
+    given = connection.get_execution_options().get("schema_translate_map")
+    schema: str | None = given.get(None) if given else None
+    return schema
+
+
+def has_table(connection: Connection, table: Table) -> bool:
+    """Whether one of these tables is there."""
+    return inspect(connection).has_table(table.name, schema=schema_given(connection))
 
 
 def explained(error: DBAPIError, table: Table) -> Exception:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, StaticPool, Table, event
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
@@ -71,6 +71,11 @@ class Transactions:
         if isinstance(bind, AsyncEngine):
             return bind.sync_engine
         return bind if isinstance(bind, Engine) else None
+
+    @property
+    def is_borrowed(self) -> bool:
+        """Whether all of it happens in one connection, and in a transaction of its owner's: SQLAlchemy's recipe for suites of tests."""
+        return isinstance(self._sessions.kw.get("bind"), Connection | AsyncConnection)
 
     def check_holds(self, source: Any) -> None:
         """Raises `ConfigurationError` where ``binds=`` sends a mapped class, or a `Table`, elsewhere than to the outbox's engine.
@@ -186,10 +191,13 @@ class Transactions:
     def _gate(self, session: AnySession, *, writes: bool) -> asyncio.Lock | None:
         """SQLite has one writer at a time: writers of this process queue here, fairly, instead of polling for the file.
 
-        Only where all sessions share one connection (SQLite in memory) would a reader meet a writer's transaction.
+        Only where all sessions share one connection (SQLite in memory, or a connection that is given) would a reader meet a writer's
+        transaction, or one savepoint another.
         """
-        engine = session.get_bind()
-        if engine.dialect.name != "sqlite" or not (writes or isinstance(engine.engine.pool, StaticPool)):
+        bind = session.get_bind()
+        if not isinstance(bind, Connection) and (
+            bind.dialect.name != "sqlite" or not (writes or isinstance(bind.pool, StaticPool))
+        ):
             return None
         return self._gates.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
@@ -202,8 +210,11 @@ class Transactions:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="concave-session")
 
     def _begin(self, session: Session, *, begins_with_write: bool) -> SessionTransaction:
+        bind = session.get_bind()
+        if isinstance(bind, Connection) and bind.in_transaction():
+            return session.begin()  # in its owner's transaction, which isn't ours to end or to begin anew
         transaction = session.begin()
-        if session.get_bind().dialect.name == "sqlite":
+        if bind.dialect.name == "sqlite":
             connection = session.connection()
             if _begins_with_a_write(connection) and begins_with_write:
                 self._begins_by_itself = True

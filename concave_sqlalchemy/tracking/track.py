@@ -52,6 +52,7 @@ def track_session(
     outbox = Outbox.of(session)
     for each in tracked:
         outbox.transactions.check_holds(each.cls)
+        outbox.serve(each.hooks.schedulers)
     sessions = _session_class(session, outbox)
     known: list[TrackedClass] = vars(sessions)[TRACKED]
     if again := {each.cls for each in known} & hooks.keys():

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from starlette.authentication import SimpleUser
 from starlette.requests import Request
 
 from concave import (
@@ -134,6 +135,42 @@ async def test_nobody_is_answered_what_was_another_users(engine: AsyncEngine) ->
         # A user that is known by an id may have got a new token in between.
         renewed = {**KEY, "x-user": "ada", "authorization": "Bearer new"}
         assert (await client.post("", json=APPLE, headers=renewed)).json()["id"] == 1
+
+
+class Account:
+    """A user as an ORM or a framework has it: by attributes, and nothing that JSON knows."""
+
+    def __init__(self, **names: Any) -> None:
+        vars(self).update(names)
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        [{"id": 1, "email": "same"}, {"id": 2, "email": "same"}],
+        [{"sub": "ada"}, {"sub": "bob"}],
+        [{"tenant": 1, "roles": ["a"]}, {"tenant": 2, "roles": ["a"]}],
+        [SimpleUser("ada"), SimpleUser("bob")],
+        [Account(email="ada@example.com"), Account(email="bob@example.com")],
+        ["ada", "bob"],
+        [1, 2],
+    ],
+)
+async def test_users_are_told_apart_by_whatever_names_them(engine: AsyncEngine, users: list[Any]) -> None:
+    current: list[Any] = []
+    async with client_of(orders, engine, version="version", user=lambda request: current[-1]) as client:
+        for expected, user in [(1, users[0]), (2, users[1]), (1, users[0])]:
+            current.append(user)
+            # A session's cookie may be another one for each request: who has a name is not known by it.
+            shown = {**KEY, "cookie": f"session={len(current)}"}
+            assert (await client.post("", json=APPLE, headers=shown)).json()["id"] == expected
+
+
+async def test_users_without_a_name_are_told_apart_by_their_cookies(engine: AsyncEngine) -> None:
+    async with client_of(orders, engine, version="version", user=lambda request: Account()) as client:
+        for expected, cookie in [(1, "session=a"), (2, "session=b"), (1, "session=a")]:
+            made = await client.post("", json=APPLE, headers={**KEY, "cookie": cookie})
+            assert made.json()["id"] == expected
 
 
 async def test_what_was_rolled_back_is_tried_anew(engine: AsyncEngine) -> None:

@@ -10,15 +10,23 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert, inspect, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import registry
 from sqlalchemy.util import await_only
 
-from concave import HookContext, ResourceHooks, TaskTrigger, create_task_trigger_hooks, initialize_tasks
+from concave import (
+    HookContext,
+    ResourceHooks,
+    TaskTrigger,
+    compose_hooks,
+    create_task_trigger_hooks,
+    initialize_tasks,
+)
 from concave.errors import StoreUnavailableError, TasksNotInitializedError
 from concave.kv import MemoryKV
 from concave.store.records import Debounce, NewTask, Retention
 from concave.tasks.defaults import _stack
 from concave.tasks.scheduler import TaskScheduler
-from concave_sqlalchemy import create_outbox_tables, use_resource
+from concave_sqlalchemy import create_outbox_tables, track_session, use_resource
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.payload import decode, encode
 from concave_sqlalchemy.tables import outbox_table
@@ -232,6 +240,35 @@ async def test_a_task_for_another_store_never_goes_to_the_sweepers(
         await outbox.sweep(scheduler.submit)
         assert await scheduler.get_tasks() == []
         assert len(await other.get_tasks()) == 1
+
+
+@pytest.mark.parametrize("way", ["resource", "tracked"])
+async def test_a_process_sweeps_for_the_schedulers_that_it_declares(
+    engine: AsyncEngine, scheduler: TaskScheduler, outbox_made: None, way: str
+) -> None:
+    """Whatever a process before it has left: none of its triggers need fire first."""
+    async with MemoryKV(prefix="other") as kv:
+        other = TaskScheduler(kv)
+        await raw_row(engine, id="good", payload=PAYLOAD, destination=other.destination)
+        sessions = async_sessionmaker(engine)
+        outbox = Outbox.of(sessions)
+        assert await outbox.sweep(scheduler.submit) == 0
+        triggers = create_task_trigger_hooks(on_create=[TaskTrigger(promise)], scheduler=other)
+        hooks = compose_hooks(ResourceHooks(), triggers)
+        if way == "resource":
+            use_resource(notes, session=sessions, hooks=hooks)
+        else:
+            track_session(sessions, {Noted: hooks})
+        assert await outbox.sweep(scheduler.submit) == 1
+        assert await other.get_task("good") is not None
+        assert await scheduler.get_tasks() == []
+
+
+class Noted:
+    """Of a table that is here anyway."""
+
+
+registry(metadata=tables).map_imperatively(Noted, notes)
 
 
 async def test_a_relay_that_fails_oddly_is_logged_and_swept(
