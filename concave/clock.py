@@ -87,17 +87,25 @@ def seconds(duration: float | timedelta, option: str, *, minimum: float = 0.0) -
 
 
 def to_micros(moment: datetime, option: str) -> Micros:
-    """An aware datetime as microseconds since the epoch; a naive one is a `ConfigurationError`."""
+    """An aware datetime as microseconds since the epoch, 0 for what was before. A naive or a far one is a `ConfigurationError`."""
     if getattr(moment, "tzinfo", None) is None or moment.utcoffset() is None:
         raise ConfigurationError(
             f"{option} must be an aware datetime (say, datetime.now(UTC)), not naive {moment!r}"
         )
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    micros = (moment - _EPOCH) // timedelta(microseconds=1)
+    if micros > _LAST:
+        raise ConfigurationError(f"{option} must be before the year 2255, not {moment!r}")
+    return max(0, micros)
 
 
 def from_micros(moment: Micros) -> datetime:
-    """Microseconds since the epoch as an aware datetime in UTC."""
-    return _EPOCH + timedelta(microseconds=moment)
+    """Microseconds since the epoch as an aware datetime in UTC; at most the last one that there is, whatever a record says."""
+    try:
+        return _EPOCH + timedelta(microseconds=moment)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if moment > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST = 9_000_000_000_000_000
+"""Microseconds: a little less than what a store whose numbers are doubles counts one by one."""

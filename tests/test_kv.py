@@ -242,6 +242,17 @@ async def test_it_belongs_to_the_loop_that_connects_it(unconnected: KV) -> None:
     await unconnected.close()
 
 
+async def test_who_connect_at_once_share_what_they_open(redis_url: str) -> None:
+    kv = RedisKV(redis_url, client_name="at-once")
+    await asyncio.gather(*(kv.connect() for _ in range(3)))
+    assert await TaskScheduler(kv).get_task("unknown") is None
+    await kv.close()
+    async with Redis.from_url(redis_url) as redis:
+        # The server hears of an end a moment later; of a connection that was left open, never.
+        while any(each["name"] == "at-once" for each in await redis.client_list()):
+            pass
+
+
 async def test_redis_has_no_store_before_it_is_connected(redis_url: str) -> None:
     kv = RedisKV(redis_url)
     with pytest.raises(ConfigurationError, match="isn't connected"):

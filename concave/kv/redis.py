@@ -91,6 +91,9 @@ class RedisKV:
         except BaseException:
             await opened.close()
             raise
+        if self._opened is not None:  # somebody else has connected meanwhile
+            await opened.close()
+            return
         self._opened = opened
         self._loop = asyncio.get_running_loop()
         self._topics = RedisTopics(opened.listening, namespace, self.description, SystemClock())

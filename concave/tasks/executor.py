@@ -23,7 +23,7 @@ from concave.tasks.define import TaskDefinition
 from concave.tasks.retry import decide
 from concave.tasks.threads import HandlerThreads
 
-__all__ = ["MAX_RESULT_BYTES", "Run", "StopCause", "execute"]
+__all__ = ["MAX_RESULT_BYTES", "Run", "StopCause", "abandoned", "execute"]
 
 MAX_RESULT_BYTES = 16 * 1024 * 1024
 """Larger ones belong elsewhere: a store that chokes on one result would keep all others from being settled."""
@@ -102,6 +102,11 @@ async def execute(
         return Complete(_encoded(definition, result))
     except BaseException as error:
         return _after(error, run, chance())
+
+
+def abandoned(run: Run, chance: float) -> Decision | None:
+    """The decision about a run that doesn't end, whose worker has to: what it was told to stop for still holds."""
+    return Release() if run.cause is None else _after(asyncio.CancelledError(), run, chance)
 
 
 def _after(error: BaseException, run: Run, chance: float) -> Decision | None:

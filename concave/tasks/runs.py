@@ -7,13 +7,14 @@ import logging
 import math
 from collections.abc import Callable
 from functools import partial
+from random import random
 from typing import Any
 
 from concave.clock import Clock, Timer
 from concave.store.records import Complete, Decision, Die, Lease, Release, Retry
 from concave.tasks.context import Report, TaskContext
 from concave.tasks.define import TaskDefinition
-from concave.tasks.executor import Run, StopCause, execute
+from concave.tasks.executor import Run, StopCause, abandoned, execute
 from concave.tasks.outcomes import Outcomes
 from concave.tasks.threads import HandlerThreads
 
@@ -115,14 +116,21 @@ class Runs:
             ended.cancel()
 
     def hand_back(self) -> None:
-        """Let go of those that haven't ended; they are run elsewhere."""
+        """Let go of those that haven't ended: they are run elsewhere, but for those that were to stop for good."""
         for run in self._running:
             task = run.lease.task
-            log.warning(
-                "task %s (%s) did not stop in time and is handed back while it runs", task.id, task.name
-            )
             _cancel_timer(run)
-            self.outcomes.add(run.lease, Release(), run)
+            decision = abandoned(run, random())
+            if decision is None:
+                continue  # its lease is lost
+            log.warning(
+                "task %s (%s) did not stop in time and is %s while it runs",
+                task.id,
+                task.name,
+                "handed back" if isinstance(decision, Release) else f"given up ({run.cause})",
+            )
+            self._count(decision)
+            self.outcomes.add(run.lease, decision, run)
         self._running.clear()
         self.suspects = 0
         self._time(math.inf)

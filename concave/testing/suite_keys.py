@@ -189,8 +189,9 @@ class KeysSuite:
         assert (lease.task.id, lease.task.input) == (first, b"last")
 
     async def test_max_wait_bounds_the_first_window_too(self, store: Store, clock: FakeClock) -> None:
-        first = await add(store, debounce=Debounce("k", 5 * SECOND, 2 * SECOND))
-        assert (await record_of(store, first)).due_at == clock.now() + 2 * SECOND
+        for key, bound in (("k", 2 * SECOND), ("at once", 0)):
+            first = await add(store, debounce=Debounce(key, 5 * SECOND, bound))
+            assert (await record_of(store, first)).due_at == clock.now() + bound
 
     async def test_a_debounced_task_is_never_earlier_than_it_was_asked_for(
         self, store: Store, clock: FakeClock

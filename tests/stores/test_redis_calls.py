@@ -302,6 +302,26 @@ async def test_a_full_server_takes_nothing_and_goes_on_working(server: RedisServ
         await client.flushall()
 
 
+async def test_a_full_server_takes_nothing_from_who_has_it(server: RedisServer) -> None:
+    """Leases and locks of those that are well go on: who couldn't renew them would lose them to others, who could."""
+    async with await create_kv(server.url) as kv, Redis.from_url(server.url) as client:
+        task_id = await add(kv.store)
+        lease = await take_one(kv.store)
+        assert await kv.store.locks.acquire("l", "me", LEASE)
+        await client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(StoreFullError):
+                await add(kv.store)
+            assert await kv.store.extend([lease], LEASE) == ["held"]
+            assert await kv.store.locks.extend("l", "me", LEASE)
+            assert await kv.store.abort(task_id)
+            assert await kv.store.extend([lease], LEASE) == ["aborted"]
+            assert (await claim_some(kv.store)).leases == []
+        finally:
+            await client.config_set("maxmemory", 0)
+        await client.flushall()
+
+
 async def test_a_replica_that_takes_no_writes_is_unavailable(server: RedisServer) -> None:
     async with await create_kv(server.url) as kv, Redis.from_url(server.url) as client:
         await client.replicaof("127.0.0.1", str(server.port))

@@ -1,7 +1,7 @@
 """One connection for all calls of a process: whose reply is whose, and what becomes of them when it ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -9,11 +9,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ConnectionError as RedisConnectionError, TimeoutError as RedisTimeoutError
 
 from concave.errors import StoreUnavailableError
 from concave.kv import RedisKV
 from concave.store.redis.calls import SharedConnection
+from concave.store.redis.wire import packed_command
 from concave.testing.suite_support import claim_some, new_tasks
 from tests.servers import Fault, RedisProxy
 from tests.stores.wires import wires_of
@@ -125,3 +126,117 @@ async def test_whoever_waits_for_a_connection_is_told_when_it_is_closed() -> Non
             await call
         with pytest.raises(asyncio.CancelledError):
             await cancelled
+
+
+class SlowLine:
+    """A line to a server on which, once it is slow, bytes pass when the test says so."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._pumps: list[asyncio.Task[None]] = []
+
+    @asynccontextmanager
+    async def slow(self, *, patience: float) -> AsyncGenerator[SharedConnection]:
+        listening = await asyncio.start_server(self._take, "127.0.0.1", 0)
+        redis: Redis = Redis(port=listening.sockets[0].getsockname()[1], socket_timeout=None)
+        client = SharedConnection(wires_of(redis, patience=patience))
+        try:
+            await client.execute_command("PING")
+            for pump in self._pumps:
+                pump.cancel()
+            await asyncio.wait(self._pumps)
+            yield client
+        finally:
+            await client.aclose()
+            await redis.aclose()
+            listening.close()
+            for writer in (self.client, self.server):
+                writer.transport.abort()
+
+    async def pass_up(self, count: int) -> None:
+        """Have the server get some of what the client sends."""
+        self.server.write(await self._from_client.readexactly(count))
+
+    async def pass_down(self, count: int) -> None:
+        """Have the client get some of what the server answers."""
+        self.client.write(await self._from_server.readexactly(count))
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._from_client, self.client = reader, writer
+        self._from_server, self.server = await asyncio.open_connection("127.0.0.1", self._port)
+        ways = [(self._from_client, self.server), (self._from_server, self.client)]
+        self._pumps = [asyncio.create_task(self._pump(*way)) for way in ways]
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+
+
+class Hours:
+    """The running loop's time, which goes on as told, besides."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        real, self._more = loop.time, 0.0
+        monkeypatch.setattr(loop, "time", lambda: real() + self._more)
+
+    async def pass_by(self, hours: float) -> None:
+        self._more += hours * 3600
+        for _ in range(3):  # a timer that is due, and what it has to do
+            await asyncio.sleep(0)
+
+
+async def other_than(before: float, figure: Callable[[], float]) -> None:
+    while figure() == before:  # noqa: ASYNC110  nothing tells of it
+        await asyncio.sleep(0)
+
+
+async def test_a_reply_that_comes_slowly_is_waited_for(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours, line = Hours(monkeypatch), SlowLine(urlsplit(redis_url).port or 6379)
+    async with line.slow(patience=3 * 3600) as client:
+        whole = client.execute_command("ECHO", "a" * 100)
+        other = asyncio.ensure_future(client.execute_command("ECHO", "b" * 100))
+        sent = 2 * len(packed_command(["ECHO", "a" * 100]))
+        await line.pass_up(sent)
+        wire = client._wire
+        assert wire is not None
+        for _ in range(3):
+            before = wire.heard_at
+            await line.pass_down(20)
+            await other_than(before, lambda: wire.heard_at)
+            await hours.pass_by(2)
+        before = wire.heard_at
+        await line.pass_down(len(b"$100\r\n\r\n") + 100 - 60 + 20)
+        assert await whole == b"a" * 100
+        await other_than(before, lambda: wire.heard_at)
+        await hours.pass_by(2)
+        assert not other.done()
+        await hours.pass_by(2)
+        with pytest.raises(RedisTimeoutError, match="no reply within 10800 s"):
+            await other
+
+
+async def test_a_command_that_goes_out_slowly_is_waited_for(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours, line = Hours(monkeypatch), SlowLine(urlsplit(redis_url).port or 6379)
+    async with line.slow(patience=3 * 3600) as client:
+        size = 1 << 26  # more than any system takes at once
+        call = asyncio.ensure_future(client.execute_command("ECHO", b"a" * size))
+        wire = client._wire
+        assert wire is not None
+        for _ in range(3):
+            before = wire.unsent
+            assert before > 0
+            await line.pass_up(1 << 22)
+            await other_than(before, lambda: wire.unsent)
+            await hours.pass_by(4)
+            assert not call.done()
+        await hours.pass_by(4)
+        with pytest.raises(RedisTimeoutError):
+            await call

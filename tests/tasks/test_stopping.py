@@ -123,6 +123,39 @@ async def test_a_handler_that_does_not_stop_is_handed_back_while_it_runs(
     assert (task.result, task.attempt, task.interruptions) == ("late", 1, 1)
 
 
+@pytest.mark.parametrize("why", ["cancelled", "timeout"])
+async def test_a_handler_that_was_to_stop_for_good_and_does_not_is_given_up(
+    timed_kv: KV, clock: WatchedClock, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Handed back, it would run again: each deploy would undo the cancellation, or give the only attempt once more."""
+    begun, release, loop = asyncio.Event(), threading.Event(), asyncio.get_running_loop()
+
+    def deaf(ctx: TaskContext) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        release.wait()
+
+    scheduler = TaskScheduler(timed_kv)
+    task: Any = define_task("deaf", deaf, timeout=5, retry=RetryConfig(1))
+    async with working(timed_kv, task) as worker:
+        task_id = await scheduler.enqueue(task)
+        await begun.wait()
+        if why == "cancelled":
+            assert await scheduler.cancel(task_id, running=True)
+            (run,) = worker._runs.to_renew
+            await until(lambda: run.told_to_stop)
+        else:
+            clock.advance(5)
+        stopping = asyncio.create_task(worker.stop(grace=0))
+        await clock.timer_set(runs.UNWIND)
+        clock.advance(runs.UNWIND)
+        await stopping
+        release.set()
+    ended_as = await found(timed_kv, task_id)
+    assert (ended_as.status, ended_as.interruptions) == ("cancelled" if why == "cancelled" else "dead", 0)
+    assert f"is given up ({why}) while it runs" in caplog.text
+    assert await claim(timed_kv, "deaf") == []
+
+
 async def test_a_restarted_worker_does_not_wait_for_a_thread_it_left_behind(
     timed_kv: KV, clock: WatchedClock
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable
 from typing import Any
@@ -18,8 +19,9 @@ __all__ = ["SharedConnection"]
 class SharedConnection:
     """A client with one connection for all calls of an event loop. A lost one is made anew by the next call.
 
-    A call that is cancelled costs its neighbours nothing. Where the oldest has waited longer than its patience, the connection
-    is given up and all of them fail: whatever keeps one reply, a server or a network, keeps those behind it as well.
+    A call that is cancelled costs its neighbours nothing. Where the oldest has waited longer than its patience, and nothing of it is
+    on its way either, the connection is given up and all of them fail: whatever keeps one reply, a server or a network, keeps those
+    behind it as well.
     """
 
     in_order = True
@@ -31,6 +33,8 @@ class SharedConnection:
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         """Who waits for a reply, and since when; in the order of the replies."""
         self._timer: asyncio.TimerHandle | None = None
+        self._unsent = math.inf
+        """Bytes that had yet to go out when a wait was last found too long."""
         self._closed = False
 
     def execute_command(self, *args: bytes | str | int) -> Awaitable[Any]:
@@ -115,11 +119,20 @@ class SharedConnection:
         if not self._waiting or self._wire is None or self._wires.patience is None:
             return
         loop = asyncio.get_running_loop()
-        left = self._waiting[0][1] + self._wires.patience - loop.time()
+        # A large reply over a slow line takes its time: given up while it comes, it would be asked for again and again.
+        left = max(self._waiting[0][1], self._wire.heard_at) + self._wires.patience - loop.time()
+        if left <= 0 and self._goes_out(self._wire):
+            left = self._wires.patience
         if left > 0:
             self._timer = loop.call_later(left, self._look_at_the_oldest)
         else:
             self._give_up(self._wire, RedisTimeoutError(f"no reply within {self._wires.patience:g} s"))
+
+    def _goes_out(self, wire: Wire) -> bool:
+        """Whether of a large command some more has gone out since this was last asked."""
+        before, unsent = self._unsent, wire.unsent
+        self._unsent = unsent or math.inf
+        return 0 < unsent < before
 
 
 def _as_of_the_driver(error: Exception | None) -> Exception:

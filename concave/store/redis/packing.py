@@ -88,7 +88,12 @@ def _task(new: NewTask) -> list[Any]:
         new.delay,
         False if new.at is None else new.at,
         new.idempotency_key or False,
-        [debounce.key, debounce.window, debounce.max_wait or False, debounce.sequence or False]
+        [
+            debounce.key,
+            debounce.window,
+            False if debounce.max_wait is None else debounce.max_wait,
+            debounce.sequence or False,
+        ]
         if debounce
         else False,
     ]

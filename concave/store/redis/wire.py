@@ -40,6 +40,9 @@ class Wire(asyncio.Protocol):
         self._connection = connection
         self._hear = hear
         self._end = end
+        self._loop = asyncio.get_running_loop()
+        self.heard_at = 0.0
+        """When the last part of a reply came whose rest is still to come, by the loop's time."""
         self._replies: Any = hiredis.Reader(
             protocolError=InvalidResponse,
             replyError=connection._parser.parse_error,  # noqa: SLF001  a server's codes as the driver's own classes
@@ -51,7 +54,12 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
         if connection._reader.at_eof() or self._transport.is_closing():  # noqa: SLF001
             # It has ended since the driver looked, and nobody will be told so again.
-            asyncio.get_running_loop().call_soon(end, self, None)
+            self._loop.call_soon(end, self, None)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that have yet to go out."""
+        return self._transport.get_write_buffer_size()
 
     def send(self, *args: bytes | str | int) -> None:
         """Send a command. Where the connection has ended, `end` is told, or has been."""
@@ -73,6 +81,8 @@ class Wire(asyncio.Protocol):
             replies.feed(data)
             while (reply := replies.gets()) is not INCOMPLETE:
                 self._hear(reply)
+            if replies.has_data():
+                self.heard_at = self._loop.time()
         except InvalidResponse as error:
             self._end(self, error)
 

@@ -5,6 +5,7 @@ local run = call('HGET', P .. 'run', ARGV[2])
 if not run then
   return 0
 end
+go_through()
 call('HSET', P .. 'abort', ARGV[2], '1')
 publish('abort:' .. run_of(run).worker, ARGV[2])
 return 1

@@ -7,6 +7,7 @@ local ids, marks, names, deadline = {}, {}, {}, whole(now + tonumber(ARGV[3]))
 for i, l in ipairs(leases) do
   ids[i] = l[1]
 end
+go_through()
 local held = call('HMGET', P .. 'run', unpack(ids))
 local aborted = call('HMGET', P .. 'abort', unpack(ids))
 for i, l in ipairs(leases) do

@@ -4,5 +4,6 @@
 if owner_of(ARGV[2]) ~= ARGV[3] then
   return 0
 end
+go_through()
 own(ARGV[2], ARGV[3], tonumber(ARGV[4]))
 return 1

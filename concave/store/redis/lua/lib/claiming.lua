@@ -202,6 +202,7 @@ end
 -- Appends idle_for (-1: nothing known to come), whether it stands (1 or 0), and then id, record, id, record … to it.
 local function claim_into(reply, claim, caps, names)
   local nonce, number = claim[4], claim[9]
+  go_through()
   reap(100)
   promote(1000)
   local last, last_number, last_ids = last_claim(claim[1], claim[6])
