@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from pydantic_core import to_json
 
-__all__ = ["Presenter", "as_json", "presenter"]
+__all__ = ["Presenter", "as_json", "in_utc", "presenter"]
 
 Presenter: TypeAlias = Callable[[Sequence[Any]], dict[str, Any]]
 """A row's values, in order → what `as_json` takes. Values beyond those that are shown are left out."""
@@ -17,9 +17,9 @@ Presenter: TypeAlias = Callable[[Sequence[Any]], dict[str, Any]]
 def presenter(
     shown: Sequence[str], *, zoned: Collection[str], written: Mapping[str, Callable[[Any], Any]]
 ) -> Presenter:
-    """What shows rows of these fields. `zoned`: moments that the database has lost the zone of, which is UTC. `written`: see `RowSchema`."""
+    """What shows rows of these fields. `zoned`: moments that may come in another zone than UTC, or without one. `written`: see `RowSchema`."""
     names = tuple(shown)
-    special: list[tuple[str, Callable[[Any], Any]]] = [(name, _in_utc) for name in names if name in zoned]
+    special: list[tuple[str, Callable[[Any], Any]]] = [(name, in_utc) for name in names if name in zoned]
     special += [(name, written[name]) for name in names if name in written]
 
     def plain(row: Sequence[Any]) -> dict[str, Any]:
@@ -39,7 +39,17 @@ def as_json(value: Any) -> bytes:
     return to_json(value, bytes_mode="base64", inf_nan_mode="null", fallback=str)
 
 
-def _in_utc(moment: Any) -> Any:
-    # What is written through a resource is in UTC.
-    is_naive = isinstance(moment, dt.datetime) and moment.tzinfo is None
-    return moment.replace(tzinfo=dt.UTC) if is_naive else moment
+def in_utc(value: Any) -> Any:
+    """A moment in UTC, or a list of them: psycopg gives them in the session's time zone, and SQLite, which has none, without."""
+    if isinstance(value, dt.datetime):
+        return value if value.tzinfo is dt.UTC else _moved(value)
+    return [in_utc(each) for each in cast("Any", value)] if isinstance(value, list) else value
+
+
+def _moved(moment: dt.datetime) -> dt.datetime:
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=dt.UTC)  # as which it is written through a resource
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError:
+        return moment  # in the calendar's first or last hours: an answer must not fail for it

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, Enum, Integer, Row, Select, String, Table, func, select
+from sqlalchemy import ColumnElement, Enum, Integer, Row, Select, String, Table, TypeDecorator, func, select
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
@@ -76,6 +76,18 @@ class Reading:
     @cached_property
     def _aggregates(self) -> Aggregates:
         return Aggregates(self._table, self._schema, self._allowed, self._transactions.dialect)
+
+    @cached_property
+    def _zoned(self) -> Collection[str]:
+        zoned = self._schema.zoned
+        if self._transactions.driver != "asyncpg":
+            return zoned
+        # Its moments are in UTC, but for what a decorator makes of them.
+        return [
+            field.name
+            for field in self._allowed.readable
+            if field.name in zoned and isinstance(field.column.type, TypeDecorator)
+        ]
 
     def where(self, filter: str) -> Where:
         """The expression that a filter stands for, None where it is empty. Raises `Problem` 400 where it can't be read."""
@@ -188,8 +200,7 @@ class Reading:
     def _presented(self, shown: tuple[str, ...]) -> Presenter:
         kept = self._presenters.get(shown)
         if kept is None:
-            zoned = self._schema.zoned if self._transactions.dialect == "sqlite" else ()
-            kept = presenter(shown, zoned=zoned, written=self._schema.written)
+            kept = presenter(shown, zoned=self._zoned, written=self._schema.written)
             _keep(self._presenters, shown, kept)
         return kept
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_json
-from sqlalchemy import JSON, DateTime, RowMapping, null
+from sqlalchemy import ARRAY, JSON, DateTime, RowMapping, null
 
 from concave_sqlalchemy.fields import ResourceField, bare_type
 from concave_sqlalchemy.json_values import Numbers, writer_of
 from concave_sqlalchemy.keys import Key
 from concave_sqlalchemy.policy import Allowed
-from concave_sqlalchemy.presenting import as_json
+from concave_sqlalchemy.presenting import as_json, in_utc
 from concave_sqlalchemy.problems import Problem, invalid
 
 __all__ = ["Body", "BodyModel", "RowSchema", "Validated"]
@@ -109,7 +108,7 @@ class RowSchema:
             replaceable=tuple(changeable),
             needs_hook=any(field not in settable and not field.has_default for field in not_computed),
             key=key,
-            zoned=tuple(field.name for field in every if _is_zoned(field)),
+            zoned=tuple(field.name for field in every if _is_zoned(field.column.type)),
             numeric=numeric,
             written={
                 field.name: write for field in every if (write := writer_of(field, numeric)) is not None
@@ -153,10 +152,8 @@ class RowSchema:
         """A row, or some fields of it, as hooks see it."""
         row: dict[str, Any] = {**found}
         for name in self.zoned:
-            moment = row.get(name)
-            # SQLite has no time zones. What is written there through a resource is in UTC.
-            if isinstance(moment, dt.datetime) and moment.tzinfo is None:
-                row[name] = moment.replace(tzinfo=dt.UTC)
+            if name in row:
+                row[name] = in_utc(row[name])
         return row
 
     def to_json(self, row: Mapping[str, Any]) -> bytes:
@@ -199,6 +196,8 @@ def _given(model: BaseModel) -> Validated:
     return {cast("str", fields[name].alias): values[name] for name in model.model_fields_set}
 
 
-def _is_zoned(field: ResourceField) -> bool:
-    kind = bare_type(field.column.type)
-    return isinstance(kind, DateTime) and kind.timezone
+def _is_zoned(kind: Any) -> bool:
+    bare: Any = bare_type(kind)
+    if isinstance(bare, ARRAY):
+        return _is_zoned(cast("Any", bare).item_type)
+    return isinstance(bare, DateTime) and bare.timezone

@@ -65,6 +65,11 @@ class Transactions:
         return str(self._sessions().get_bind().dialect.name)
 
     @property
+    def driver(self) -> str:
+        """The name of the database's driver."""
+        return str(self._sessions().get_bind().dialect.driver)
+
+    @property
     def engine(self) -> Engine | None:
         """The engine that the sessions are made for, if there is one for all; of an ``AsyncEngine``, the one within."""
         bind = self._sessions.kw.get("bind")

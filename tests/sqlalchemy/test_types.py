@@ -1,5 +1,6 @@
 """Every generic type of SQLAlchemy's as a column: written, read, filtered, ordered and paged alike on both databases."""
 
+import datetime as dt
 import enum
 import json
 import re
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -49,6 +51,13 @@ class Shouting(t.TypeDecorator[str]):
 class Instant(t.TypeDecorator[Any]):
     impl = t.DateTime(timezone=True)
     cache_ok = True
+
+
+class Local(Instant):
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return value and value.astimezone(dt.timezone(dt.timedelta(hours=9)))
 
 
 class Blob(t.TypeDecorator[Any]):
@@ -302,6 +311,42 @@ async def test_every_type_is_written_read_filtered_ordered_and_paged(database: D
                     await column.is_opaque()
                 holes += column.holes
     assert not holes, "\n" + "\n".join(holes)
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "psycopg_async"])
+async def test_moments_are_shown_in_utc_whatever_the_session_s_time_zone(
+    postgres_database: str, driver: str
+) -> None:
+    url = make_url(postgres_database).set(drivername=f"postgresql+{driver}")
+    database = Database(url.render_as_string(hide_password=False))
+    admin = create_async_engine(make_url(postgres_database).set(drivername="postgresql+asyncpg"))
+    async with admin.begin() as connection:
+        await connection.execute(sa.text(f"ALTER DATABASE {url.database} SET timezone = 'Europe/Paris'"))
+    await admin.dispose()
+    table = sa.Table(
+        "t",
+        sa.MetaData(),
+        sa.Column("at", t.DateTime(timezone=True), primary_key=True),
+        sa.Column("decorated", Local),
+        sa.Column("several", t.ARRAY(t.DateTime(timezone=True))),
+    )
+    sent = "2024-07-01T10:00:00Z"
+    row = {"at": sent, "decorated": sent, "several": [sent, None]}
+    await database.create(table)
+    app = Starlette(routes=[use_resource(table, session=database.sessions).mount("/t")])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test/t") as client:
+        made = await client.post("", json=row)
+        assert (made.json(), made.headers["location"]) == (row, "/t/2024-07-01T10%3A00%3A00Z")
+        read = await client.get(f"/{quote(sent)}")
+        assert (read.json(), read.headers["etag"]) == (row, made.headers["etag"])
+        assert (await client.get("")).json()["items"] == [row]
+        (group,) = (await client.get("/aggregate?groupBy=at&max=decorated")).json()["groups"]
+        assert (group["key"], group["max"]) == ({"at": sent}, {"decorated": sent})
+        changed = await client.patch(
+            f"/{quote(sent)}", json={"several": None}, headers={"if-match": read.headers["etag"]}
+        )
+        assert changed.json() == {**row, "several": None}
+    await database.close()
 
 
 @pytest.mark.parametrize(
