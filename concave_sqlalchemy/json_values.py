@@ -25,8 +25,10 @@ def writer_of(field: ResourceField, numeric: Numbers) -> Callable[[Any], Any] | 
             return _base64
         case types.Interval():
             return _duration
+        case (types.Numeric() | types.Float()) as kind if kind.asdecimal:
+            return _number if numeric == "number" else _digits
         case _:
-            return _number if _is_number(field, numeric) else None
+            return None
 
 
 def shown_type(field: ResourceField, numeric: Numbers) -> Any:
@@ -65,6 +67,11 @@ def _duration(value: Any) -> Any:
     )
     days = f"{value.days}D" if value.days else ""
     return f"{sign}P{days}T{time}" if time else f"{sign}P{days or 'T0S'}"
+
+
+def _digits(value: Any) -> Any:
+    # `str` has "1E-8" for 0.00000001, which is neither every digit nor what a body may have.
+    return f"{value:f}" if isinstance(value, decimal.Decimal) else value
 
 
 def _number(value: Any) -> Any:

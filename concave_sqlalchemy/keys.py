@@ -5,6 +5,7 @@ A path holds the key's values, each percent-escaped, with commas between them: `
 
 from __future__ import annotations
 
+import decimal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -131,6 +132,8 @@ def _read(adapter: TypeAdapter[Any], text: str) -> Any:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, decimal.Decimal):
+        return f"{value:f}"  # as the row shows it
     plain = to_jsonable_python(value, bytes_mode="base64")
     return plain if isinstance(plain, str) else str(plain).lower() if isinstance(plain, bool) else str(plain)
 

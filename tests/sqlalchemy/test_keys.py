@@ -137,6 +137,8 @@ def test_what_is_rendered_is_read_back(texts: list[str], depth: int) -> None:
         (Column("k", Enum(Color), primary_key=True), Color.RED, "red"),
         (Column("k", LargeBinary, primary_key=True), b"\xff\xfe", "__4%3D"),
         (Column("k", Numeric(5, 2), primary_key=True), Decimal("1.50"), "1.50"),
+        (Column("k", Numeric(12, 8), primary_key=True), Decimal("1E-8"), "0.00000001"),
+        (Column("k", Numeric(20, 0), primary_key=True), Decimal("1.0E+5"), "100000"),
         (Column("k", Boolean, primary_key=True), True, "true"),
         (Column("k", Integer, primary_key=True), -7, "-7"),
     ],

@@ -105,6 +105,8 @@ CASES = {
     "numeric": Case(t.Numeric(12, 4), DECIMALS, refused=["1e9", "0.00001", "NaN", "Infinity", True, ""]),
     "decimal": Case(t.DECIMAL(12, 4), DECIMALS),
     "money": Case(t.Numeric(12, 4), [-1.5, 0, 2.25], ["-1.5000", "0.0000", "2.2500"]),
+    "small_numeric": Case(t.Numeric(18, 8), ["-0.00000002", "0.00000000", "0.00000001", "1.00000000"]),
+    "whole_numeric": Case(t.Numeric(20, 0), ["-5", "0", "100000", "1000000000000000"]),
     "numeric_float": Case(t.Numeric(12, 4, asdecimal=False), [-1.5, 0.0, 2.25]),
     "float": Case(t.Float, FLOATS, refused=["1", True]),
     "double": Case(t.Double, FLOATS),
