@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote, unquote
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json, to_jsonable_python
 from sqlalchemy import Column, ColumnElement, Table, and_, bindparam
 from starlette.types import Scope
 
@@ -64,6 +64,15 @@ class Key:
     def part_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row without anything but its key."""
         return {field.name: row[field.name] for field in self.fields}
+
+    def without(self, body: Mapping[str, Any], key: KeyValue) -> Mapping[str, Any]:
+        """A body without the row's own key, which a client that sends back what it got will have in it."""
+        own = {
+            name
+            for name, adapter, value in zip(self.names, self.adapters, key, strict=True)
+            if name in body and _is_sent(value, body[name], adapter)
+        }
+        return {field: value for field, value in body.items() if field not in own} if own else body
 
     def read(self, text: str) -> KeyValue:
         """The key that a path names (see `path_id`), typed by its columns. Raises `Problem` 404 where it can't be one."""
@@ -127,6 +136,16 @@ def _read(adapter: TypeAdapter[Any], text: str) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and str(value) != text:
         raise _no_such_row()  # a row has one path, and not 1_0, 1.0 and +1 as well
     return value
+
+
+def _is_sent(value: Any, sent: Any, adapter: TypeAdapter[Any]) -> bool:
+    """Whether what a body has is this value."""
+    if str(sent) == str(value):  # whole numbers, texts, UUIDs: the usual ones
+        return True
+    try:
+        return bool(adapter.validate_json(to_json(sent), strict=True) == value)
+    except ValidationError:
+        return False
 
 
 def _text(value: Any) -> str:

@@ -70,7 +70,7 @@ class Verbs:
         """A client's change of the row with this key, or of any, or its whole row; 422 where it can't be one."""
         hooked = self.hooks.on_before_update is not None
         model = self.schema.replace if manner == "replace" else self.schema.patch
-        bare = body if key is None else self._without_key(body, key)
+        bare = body if key is None else self.schema.key.without(body, key)
         return self.schema.from_client(model, bare, hooked=hooked)
 
     async def create(self, write: Write, given: Body, *, access: Access) -> Shown:
@@ -164,15 +164,6 @@ class Verbs:
         if visible:
             return self._shown(row)
         return Shown(self.schema.to_json(self.schema.key.part_of(row)), None, self.schema.key.render(key))
-
-    def _without_key(self, body: Mapping[str, Any], key: KeyValue) -> Mapping[str, Any]:
-        """A body without the row's own key, which a client that sends back what it got will have in it."""
-        own = {
-            name
-            for name, value in zip(self.schema.key.names, key, strict=True)
-            if str(body.get(name)) == str(value)
-        }
-        return {field: value for field, value in body.items() if field not in own} if own else body
 
 
 async def _changed(write: Write, given: Body, hook: Callable[..., Any], *key: Any) -> Validated:

@@ -61,7 +61,7 @@ class Writing:
 
         async def work(write: Write) -> Answer:
             target = await self._target(write, call, key, call.access["update"])
-            given = self.verbs.read_change(body, key, manner)
+            given = self.verbs.read_change(body, self.verbs.schema.key.of_row(target.current), manner)
             return updated(await self.verbs.update(write, target, given, manner))
 
         return await self.performer.perform(call, work)

@@ -19,11 +19,13 @@ from sqlalchemy import (
     DateTime,
     Enum,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     Numeric,
     String,
     Table,
+    TypeDecorator,
     Uuid,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
@@ -48,6 +50,15 @@ names = Table("names", metadata, Column("name", String(20), primary_key=True))
 
 class Color(enum.Enum):
     RED = "red"
+    BLUE = "blue"
+
+
+class Upper(TypeDecorator[str]):
+    impl = String(5)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return value and value.upper()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -90,6 +101,39 @@ async def test_rows_by_a_composite_key(engine: AsyncEngine) -> None:
         assert (await client.delete("/a%2Cb,1")).status_code == 204
         assert seen == [("a,b", 1)]
         assert (await client.get("/count")).json() == {"count": 3}
+
+
+async def test_a_row_that_is_sent_back_has_its_own_key(engine: AsyncEngine) -> None:
+    kinds: dict[str, tuple[Any, Any, Any]] = {
+        "enum": (Enum(Color), "red", "blue"),
+        "aware": (DateTime(timezone=True), "2024-02-29T13:00:00+02:00", "2024-02-29T13:00:00Z"),
+        "naive": (DateTime, "2024-02-29T13:00:00", "2024-02-29T13:00:01"),
+        "interval": (Interval, "PT36H", "PT37H"),
+        "binary": (LargeBinary, "-_8=", "AP8="),
+        "number": (Numeric(10, 2), 1.5, "1.51"),
+        "flag": (Boolean, True, False),
+        "upper": (Upper, "a", "b"),
+        "uuid": (Uuid, "7FFFFFFF-0000-4000-8000-00000000000A", str(uuid.UUID(int=1))),
+    }
+    table = Table(
+        "every",
+        MetaData(),
+        *(Column(name, kind, primary_key=True) for name, (kind, _, _) in kinds.items()),
+        Column("text", String(5)),
+    )
+    async with engine.begin() as connection:
+        await connection.run_sync(table.metadata.create_all)
+    async with client_of(table, engine) as client:
+        sent = {name: value for name, (_, value, _) in kinds.items()}
+        made = await client.post("", json=sent)
+        path = "http://test" + made.headers["location"]
+        for body in ((await client.get(path)).json(), {**sent, "upper": "A"}):
+            for verb in ("PUT", "PATCH"):
+                answer = await client.request(verb, path, json={**body, "text": verb})
+                assert answer.json() == {**made.json(), "text": verb}, answer.text
+        for name, (_, _, other) in kinds.items():
+            answer = await client.patch(path, json={name: other})
+            assert [each["field"] for each in answer.json()["errors"]] == [name]
 
 
 async def test_a_path_without_its_raw_form_still_names_a_row(engine: AsyncEngine) -> None:
