@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, DefaultClause, Sequence, String, literal, text
+from sqlalchemy import Column, DefaultClause, Sequence as DatabaseSequence, String, literal, text
 
 from concave_sqlalchemy.fields import ResourceField
 
 __all__ = ["defaults_of"]
 
 
-def defaults_of(fields: Iterable[ResourceField], given: Mapping[str, Any], *, dialect: str) -> dict[str, Any]:
-    """The defaults of those `fields` that aren't `given`, by field name: values or SQL expressions."""
-    row = dict(given)
+def defaults_of(
+    fields: Sequence[ResourceField],
+    given: Mapping[str, Any],
+    *,
+    current: Mapping[str, Any],
+    columns: Mapping[str, str],
+    dialect: str,
+) -> dict[str, Any]:
+    """The defaults of those `fields` that aren't `given`, by field name: values or SQL expressions.
+
+    A default that looks at the row sees the row to be, by what SQLAlchemy calls its `columns`: of what isn't among the `fields`
+    that is the `current` value.
+    """
+    replaced = {field.name for field in fields}
+    row = {columns[name]: value for name, value in current.items() if name not in replaced}
+    row |= {columns[name]: value for name, value in given.items()}
     defaults: dict[str, Any] = {}
     for field in fields:
         # A column with `onupdate` is set by the UPDATE itself.
         if field.name not in given and field.column.onupdate is None and field.column.server_onupdate is None:
             known, value = _default_of(field.column, row, dialect)
             if known:
-                defaults[field.name] = row[field.name] = value
+                defaults[field.name] = row[columns[field.name]] = value
     return defaults
 
 
@@ -36,7 +49,7 @@ class _Execution(NamedTuple):
 
 def _default_of(column: Column[Any], row: Mapping[str, Any], dialect: str) -> tuple[bool, Any]:
     """Whether there is a default to be known, and which."""
-    if isinstance(column.default, Sequence):
+    if isinstance(column.default, DatabaseSequence):
         return True, column.default.next_value()
     default: Any = column.default
     if default is not None:

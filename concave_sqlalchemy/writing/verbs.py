@@ -116,7 +116,13 @@ class Verbs:
             ):
                 raise given.missing
         if manner == "replace":
-            data |= defaults_of(schema.replaceable, data, dialect=write.session.get_bind().dialect.name)
+            data |= defaults_of(
+                schema.replaceable,
+                data,
+                current=target.current,
+                columns=schema.columns,
+                dialect=write.session.get_bind().dialect.name,
+            )
         if not data:
             return self._shown(target.current)
         row = await self.rows.update(write.session, key, data, expected=target.expected)

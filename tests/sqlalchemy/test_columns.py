@@ -63,6 +63,18 @@ class Dog(Animal):
     id: Mapped[int] = mapped_column(ForeignKey("animals.id"), primary_key=True)
 
 
+def _greeting(context: Any) -> str:
+    row = context.get_current_parameters()
+    return f"{row['first name']}, {row['number']}"
+
+
+class Greeting(Base):
+    __tablename__ = "greetings"
+    id: Mapped[int] = mapped_column("number", primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column("first name", String(10), default="you")
+    text: Mapped[str] = mapped_column("shown", String(20), default=_greeting)
+
+
 defaulted = Table(
     "defaulted",
     Base.metadata,
@@ -141,6 +153,14 @@ async def test_put_sets_every_default(engine: AsyncEngine) -> None:
         }  # fmt: skip
         assert (await client.put("/1", json={})).json() == {**fresh, "touched": "updated"}
         assert (await client.put("/1", json={"doubled": 3})).status_code == 422
+
+
+async def test_a_default_that_looks_at_the_row_sees_it_by_its_columns_in_put_too(engine: AsyncEngine) -> None:
+    async with client_of(Greeting, engine) as client:
+        made = await client.post("", json={"id": 7, "name": "Ada"})
+        assert made.json() == {"id": 7, "name": "Ada", "text": "Ada, 7"}
+        for body, text in (({"name": "Bob"}, "Bob, 7"), ({}, "you, 7"), ({"text": "Hi"}, "Hi")):
+            assert (await client.put("/7", json=body)).json()["text"] == text
 
 
 async def test_put_leaves_what_only_the_database_knows(sqlite: AsyncEngine) -> None:
