@@ -307,6 +307,7 @@ def _bytes_of(value: Any) -> Any:
 
 def _python_type(kind: types.TypeEngine[Any]) -> Any:
     known: tuple[Any, ...] = (
+        dt.datetime,
         dt.date,
         dt.time,
         dt.timedelta,
@@ -317,10 +318,12 @@ def _python_type(kind: types.TypeEngine[Any]) -> Any:
         bytes,
         dict,
         list,
-        enum.Enum,
     )
     try:
         found: Any = kind.python_type
     except NotImplementedError:
         return Any
-    return found if issubclass(found, known) else Any
+    if issubclass(found, enum.Enum):
+        return found
+    # Pydantic doesn't know what somebody makes of a `str`.
+    return next((each for each in known if issubclass(found, each)), Any)

@@ -13,15 +13,15 @@ from urllib.parse import quote, unquote
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json, to_jsonable_python
-from sqlalchemy import Column, ColumnElement, Table, and_, bindparam
+from sqlalchemy import ARRAY, JSON, Column, ColumnElement, Table, and_, bindparam
 from starlette.types import Scope
 
 from concave.errors import ConfigurationError
-from concave_sqlalchemy.fields import FieldName, ResourceField, is_unique, name_of, told
+from concave_sqlalchemy.fields import FieldName, ResourceField, bare_type, is_unique, name_of, told
 from concave_sqlalchemy.mount import route_path
 from concave_sqlalchemy.problems import Problem
 
-__all__ = ["Key", "KeyValue", "key_of", "path_id"]
+__all__ = ["Key", "KeyValue", "check_has_paths", "key_of", "path_id"]
 
 KeyValue: TypeAlias = tuple[Any, ...]
 """A row's key: a value for each of its columns, in their order; of length one where the key is one column."""
@@ -112,6 +112,18 @@ def key_of(table: Table, fields: Sequence[ResourceField], id: FieldName | None =
     return Key.of(found)
 
 
+def check_has_paths(table: Table, key: Key) -> None:
+    """Raises `ConfigurationError` for a key whose values neither paths nor cursors can carry."""
+    for field in key.fields:
+        kind = bare_type(field.column.type)
+        called = type(kind).__name__
+        if isinstance(kind, JSON | ARRAY) or _is_compound_of_postgresql(kind):
+            raise ConfigurationError(
+                f"the key {field.name!r} of table {table.name!r} is of type {called}, and a path can't have such values:"
+                " name another column that is unique: id=…"
+            )
+
+
 def path_id(scope: Scope) -> str:
     """The part of a request's path below the resource, as it was sent: still escaped, so that a comma inside of a value
     isn't one between two values.
@@ -126,6 +138,15 @@ def path_id(scope: Scope) -> str:
         if unquote(sent[at:]) == path:
             return sent[at + 1 :]
     return quote(path[1:], safe=",")
+
+
+def _is_compound_of_postgresql(kind: object) -> bool:
+    if not type(kind).__module__.startswith("sqlalchemy.dialects.postgresql"):
+        return False  # a dialect is much to import; where the type is from there, it is so already
+    from sqlalchemy.dialects.postgresql import HSTORE
+    from sqlalchemy.dialects.postgresql.ranges import AbstractRange
+
+    return isinstance(kind, AbstractRange | HSTORE)
 
 
 def _read(adapter: TypeAdapter[Any], text: str) -> Any:

@@ -26,7 +26,7 @@ from concave_sqlalchemy.fields import FieldName, ResourceField, fields_of, resou
 from concave_sqlalchemy.filters import FilterOperator
 from concave_sqlalchemy.idempotency import Records
 from concave_sqlalchemy.json_values import Numbers
-from concave_sqlalchemy.keys import key_of, path_id
+from concave_sqlalchemy.keys import check_has_paths, key_of, path_id
 from concave_sqlalchemy.mount import ResourceRoute, route_path
 from concave_sqlalchemy.openapi.subject import Subject
 from concave_sqlalchemy.outbox import Outbox
@@ -267,6 +267,7 @@ def use_resource(
     found, mapper = table_of(table)
     every = fields_of(found, mapper)
     key = key_of(found, every, id)
+    check_has_paths(found, key)
     allowed = Allowed.of(every, key, fields, version=version)
     if numeric not in {"string", "number"}:
         raise ConfigurationError(f'numeric is "string" or "number", not {numeric!r}')

@@ -11,8 +11,16 @@ import os
 import secrets
 import uuid
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from typing import Any, Final, cast
 
 from pydantic_core import from_json, to_json
@@ -121,8 +129,12 @@ def _packed(value: Any) -> Any:
             return [type(value).__name__, value.isoformat()]
         case decimal.Decimal():
             return ["decimal", str(value)]
-        case _:
+        case uuid.UUID():
             return ["uuid", str(value)]
+        case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():  # interfaces are addresses, too
+            return [type(value).__name__, str(value)]
+        case _:
+            return str(value)  # of a type of somebody's own, whose text the database reads
 
 
 def _unpacked(value: Any) -> Any:
@@ -132,7 +144,7 @@ def _unpacked(value: Any) -> Any:
     return UNPACK[kind](text)
 
 
-UNPACK: dict[str, Callable[[str], Any]] = {
+UNPACK: Final[Mapping[str, Callable[[str], Any]]] = {
     "float": float,
     "bytes": bytes.fromhex,
     "datetime": dt.datetime.fromisoformat,
@@ -141,4 +153,11 @@ UNPACK: dict[str, Callable[[str], Any]] = {
     "time": dt.time.fromisoformat,
     "decimal": decimal.Decimal,
     "uuid": uuid.UUID,
+    # What drivers have for PostgreSQL's INET and CIDR.
+    "IPv4Address": IPv4Address,
+    "IPv6Address": IPv6Address,
+    "IPv4Interface": IPv4Interface,
+    "IPv6Interface": IPv6Interface,
+    "IPv4Network": IPv4Network,
+    "IPv6Network": IPv6Network,
 }

@@ -6,6 +6,8 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import (
+    ARRAY,
+    JSON,
     Column,
     Computed,
     DateTime,
@@ -21,7 +23,9 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     func,
+    make_url,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.applications import Starlette
@@ -175,6 +179,51 @@ async def test_put_leaves_what_only_the_database_knows(sqlite: AsyncEngine) -> N
     async with client_of(made, sqlite) as client:
         await client.post("", json={"stamp": "x"})
         assert (await client.put("/1", json={})).json() == {"id": 1, "stamp": "x"}
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
+async def test_types_of_postgresql_s_own_as_keys(postgres_database: str, driver: str) -> None:
+    made = make_url(postgres_database).set(drivername=f"postgresql+{driver}")
+    engine = create_async_engine(made)
+    values: dict[Any, list[str]] = {
+        postgresql.INET: ["10.0.0.0/8", "10.0.0.1", "::1"],
+        postgresql.CIDR: ["10.0.0.0/8", "::/64"],
+        postgresql.MACADDR: ["08:00:2b:01:02:03", "08:00:2b:01:02:04"],
+        postgresql.BIT(3): ["101", "110"],
+    }
+    for number, (kind, wanted) in enumerate(values.items()):
+        table = Table(f"t{number}", MetaData(), Column("k", kind, primary_key=True), Column("v", kind))
+        async with engine.begin() as connection:
+            await connection.run_sync(table.metadata.create_all)
+        async with client_of(table, engine) as client:
+            for value in wanted:
+                made_row = await client.post("", json={"k": value, "v": value})
+                assert made_row.json() == {"k": value, "v": value}
+                path = f"http://test{made_row.headers['location']}"
+                assert (await client.put(path, json=made_row.json())).json() == made_row.json()
+            paged: list[str] = []
+            query: dict[str, Any] = {"limit": 1}
+            while query.get("cursor", "") is not None:
+                page = (await client.get("", params=query)).json()
+                paged += [row["k"] for row in page["items"]]
+                query["cursor"] = page["nextCursor"]
+            assert paged == wanted
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "kind", [ARRAY(Integer), JSON, postgresql.JSONB, postgresql.HSTORE, postgresql.INT4RANGE]
+)
+def test_a_key_that_no_path_can_carry_is_refused(sqlite: AsyncEngine, kind: Any) -> None:
+    table = Table(
+        "t",
+        MetaData(),
+        Column("k", kind, primary_key=True),
+        Column("id", Integer, nullable=False, unique=True),
+    )
+    with pytest.raises(ConfigurationError, match="the key 'k'"):
+        use_resource(table, session=async_sessionmaker(sqlite))
+    use_resource(table, session=async_sessionmaker(sqlite), id="id")
 
 
 async def test_sequences_and_identities(postgres: AsyncEngine) -> None:
