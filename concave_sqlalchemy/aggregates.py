@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Float, Row, Select, Table, cast, func, select, types
 
-from concave_sqlalchemy.fields import ResourceField, bare_type
+from concave_sqlalchemy.bare_types import bare_type
+from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.filters.values import Kind, kind_of
 from concave_sqlalchemy.pagination.ordering import Term
 from concave_sqlalchemy.pagination.request import flag, names

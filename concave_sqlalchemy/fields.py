@@ -18,12 +18,12 @@ from sqlalchemy.orm import ColumnProperty, Mapper, QueryableAttribute
 from sqlalchemy.orm.exc import UnmappedColumnError
 
 from concave.errors import ConfigurationError
+from concave_sqlalchemy.bare_types import is_zoned
 
 __all__ = [
     "MAX_INTERVAL",
     "FieldName",
     "ResourceField",
-    "bare_type",
     "fields_of",
     "is_unique",
     "name_of",
@@ -107,14 +107,6 @@ def fields_of(table: Table, mapper: Mapper[Any] | None) -> list[ResourceField]:
     return [_field(name, column, table) for name, column in named if name is not None]
 
 
-def bare_type(kind: types.TypeEngine[Any]) -> types.TypeEngine[Any]:
-    """What a column's type is in the database, without the decorators around it."""
-    # An Interval is one as well, and yet a type of its own: where the database has none, it stands for a moment.
-    while isinstance(kind, types.TypeDecorator) and not isinstance(kind, types.Interval):
-        kind = kind.impl_instance
-    return kind
-
-
 def is_unique(table: Table, column: Column[Any]) -> bool:
     """Whether no two rows can have the same value there."""
     sets = [table.primary_key.columns.values()]
@@ -164,6 +156,8 @@ def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a tab
             )
         case types.Interval():  # which is a decorator, of SQLAlchemy's own
             return Annotated[dt.timedelta, Field(ge=-MAX_INTERVAL, le=MAX_INTERVAL)]
+        case types.TypeDecorator() if is_zoned(kind):
+            return AWARE
         case types.TypeDecorator():
             return _type_of(kind.impl_instance)
         case types.Enum():
@@ -189,7 +183,7 @@ def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a tab
         case types.DateTime():
             if not kind.timezone:
                 return Annotated[NaiveDatetime, WithJsonSchema(LOCAL)]
-            return Annotated[AwareDatetime, AfterValidator(_in_utc)]
+            return AWARE
         case types.ARRAY():
             return _array(_type_of(kind.item_type) | None, kind.dimensions or 1)
         case types.Time():
@@ -286,6 +280,9 @@ def _in_utc(moment: dt.datetime) -> dt.datetime:
         return moment.astimezone(dt.UTC)
     except OverflowError:
         raise ValueError("must be within the years 1 to 9999, in UTC too") from None
+
+
+AWARE: Final[Any] = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 def _uuid_text(text: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import types
 
-from concave_sqlalchemy.fields import ResourceField, bare_type
+from concave_sqlalchemy.bare_types import bare_type
+from concave_sqlalchemy.fields import ResourceField
 
 __all__ = ["Numbers", "shown_type", "writer_of"]
 

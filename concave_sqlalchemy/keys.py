@@ -17,7 +17,8 @@ from sqlalchemy import ARRAY, JSON, Column, ColumnElement, Table, and_, bindpara
 from starlette.types import Scope
 
 from concave.errors import ConfigurationError
-from concave_sqlalchemy.fields import FieldName, ResourceField, bare_type, is_unique, name_of, told
+from concave_sqlalchemy.bare_types import bare_type
+from concave_sqlalchemy.fields import FieldName, ResourceField, is_unique, name_of, told
 from concave_sqlalchemy.mount import route_path
 from concave_sqlalchemy.problems import Problem
 

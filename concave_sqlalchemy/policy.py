@@ -9,7 +9,8 @@ from typing import NamedTuple
 from sqlalchemy import Integer
 
 from concave.errors import ConfigurationError
-from concave_sqlalchemy.fields import FieldName, ResourceField, bare_type, name_of, told
+from concave_sqlalchemy.bare_types import bare_type
+from concave_sqlalchemy.fields import FieldName, ResourceField, name_of, told
 from concave_sqlalchemy.filters.values import Kind, kind_of
 from concave_sqlalchemy.keys import Key
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_json
-from sqlalchemy import ARRAY, JSON, DateTime, RowMapping, null
+from sqlalchemy import JSON, RowMapping, null
 
-from concave_sqlalchemy.fields import ResourceField, bare_type
+from concave_sqlalchemy.bare_types import bare_type, has_zones
+from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.json_values import Numbers, writer_of
 from concave_sqlalchemy.keys import Key
 from concave_sqlalchemy.policy import Allowed
@@ -108,7 +109,7 @@ class RowSchema:
             replaceable=tuple(changeable),
             needs_hook=any(field not in settable and not field.has_default for field in not_computed),
             key=key,
-            zoned=tuple(field.name for field in every if _is_zoned(field.column.type)),
+            zoned=tuple(field.name for field in every if has_zones(field.column.type)),
             numeric=numeric,
             written={
                 field.name: write for field in every if (write := writer_of(field, numeric)) is not None
@@ -194,10 +195,3 @@ def _has_default(field: ResourceField) -> bool:
 def _given(model: BaseModel) -> Validated:
     fields, values = type(model).__pydantic_fields__, vars(model)
     return {cast("str", fields[name].alias): values[name] for name in model.model_fields_set}
-
-
-def _is_zoned(kind: Any) -> bool:
-    bare: Any = bare_type(kind)
-    if isinstance(bare, ARRAY):
-        return _is_zoned(cast("Any", bare).item_type)
-    return isinstance(bare, DateTime) and bare.timezone

@@ -28,7 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 
-from concave_sqlalchemy.fields import ResourceField, bare_type
+from concave_sqlalchemy.bare_types import bare_type
+from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.filters.patterns import Pattern, ascii_lower, for_database
 from concave_sqlalchemy.filters.values import Kind, kind_of
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy import types
 
-from concave_sqlalchemy.fields import MAX_INTERVAL, ResourceField, bare_type
+from concave_sqlalchemy.bare_types import bare_type, is_zoned
+from concave_sqlalchemy.fields import MAX_INTERVAL, ResourceField
 
 __all__ = ["Kind", "kind_of", "read_flag", "read_length", "reader_of"]
 
@@ -81,7 +82,7 @@ def reader_of(field: ResourceField) -> Reader:
         case types.Float() | types.Numeric():
             return _decimal if kind.asdecimal else _float
         case types.DateTime():
-            return _aware if kind.timezone else _naive
+            return _aware if is_zoned(field.column.type) else _naive
         case types.Date():
             return _date
         case types.Time():

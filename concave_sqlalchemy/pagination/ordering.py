@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Enum, String, type_coerce
 from sqlalchemy.types import NULLTYPE
 
-from concave_sqlalchemy.fields import ResourceField, bare_type
+from concave_sqlalchemy.bare_types import bare_type
+from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.keys import Key
 from concave_sqlalchemy.problems import Problem
 

@@ -25,8 +25,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from concave.hooks import Row
+from concave_sqlalchemy.bare_types import bare_type
 from concave_sqlalchemy.etags import changed
-from concave_sqlalchemy.fields import ResourceField, bare_type
+from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.schema import RowSchema

@@ -60,6 +60,35 @@ class Local(Instant):
         return value and value.astimezone(dt.timezone(dt.timedelta(hours=9)))
 
 
+class ZonedAnywhere(t.TypeDecorator[Any]):
+    """SQLAlchemy's recipe for UTC in a column without time zones."""
+
+    impl = t.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        if value is not None:
+            if not value.tzinfo or value.tzinfo.utcoffset(value) is None:
+                raise TypeError("tzinfo is required")
+            value = value.astimezone(dt.UTC).replace(tzinfo=None)
+        return value
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return value and value.replace(tzinfo=dt.UTC)
+
+
+class Choosy(t.TypeDecorator[str]):
+    """A type that has its own idea of a text."""
+
+    impl = t.String(20)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        if value == "odd":
+            raise TypeError("no odd ones")
+        return value
+
+
 class Blob(t.TypeDecorator[Any]):
     impl = t.LargeBinary
     cache_ok = True
@@ -134,6 +163,7 @@ CASES = {
     "zoned": Case(t.DateTime(timezone=True), ZONED, IN_UTC, refused=["2024-02-29T13:00:00"]),
     "zoned_timestamp": Case(t.TIMESTAMP(timezone=True), ZONED, IN_UTC),
     "zoned_decorated": Case(Instant, ZONED, IN_UTC),
+    "zoned_anywhere": Case(ZonedAnywhere, ZONED, IN_UTC, refused=["2024-02-29T13:00:00"]),
     "time": Case(t.Time, ["00:00:00", "13:00:00.000001", "23:59:59.999999"], refused=["24:00:01"]),
     "interval": Case(t.Interval, DURATIONS, refused=["soon", "P700001D", "-P2000Y"]),
     "binary": Case(t.LargeBinary, BINARIES, refused=["*"]),
@@ -380,6 +410,15 @@ async def test_a_description_says_how_numerics_are_shown(database: Database) -> 
             each for each in schemas.values() if each.get("properties", {}).get("id") and "required" in each
         ]
         assert [each["type"] for each in row["properties"]["v"]["anyOf"]] == [kind, "null"]
+
+
+async def test_a_value_that_its_type_refuses_is_the_client_s(database: Database) -> None:
+    async with await client_of(database, sa.Column("v", Choosy)) as client:
+        assert (await client.post("", json={"v": "even"})).status_code == 201
+        for verb, path in (("POST", ""), ("PUT", "/1"), ("PATCH", "/1")):
+            assert (await client.request(verb, path, json={"v": "odd"})).status_code == 422
+        for path in ("?", "/count?", "/aggregate?count=true&"):
+            assert (await client.get(f"{path}filter=v==odd")).status_code == 400
 
 
 async def test_what_has_no_json_is_refused(database: Database) -> None:
