@@ -70,7 +70,7 @@ def name_of(given: FieldName, fields: Iterable[ResourceField]) -> str | None:
         return next((field.name for field in fields if field.name == given), None)
     column: Any = given
     if isinstance(given, QueryableAttribute):
-        mapped = given.property
+        mapped = getattr(given, "property", None)  # a hybrid has none
         column = mapped.columns[0] if isinstance(mapped, ColumnProperty) else None
     return next((field.name for field in fields if field.column is column), None)
 
@@ -87,6 +87,10 @@ def table_of(source: Any) -> tuple[Table, Mapper[Any] | None]:
     mapper: Any = inspect(source, raiseerr=False)
     if isinstance(mapper, Mapper):
         if mapper.inherits is not None:  # pyright: ignore[reportUnknownMemberType]
+            if mapper.concrete:
+                raise ConfigurationError(
+                    f"{source!r} inherits from another mapped class, and has a table of its own; give use_resource() that Table"
+                )
             raise ConfigurationError(
                 f"{source!r} inherits the table of another mapped class; give use_resource() the base, or a Table"
             )

@@ -67,6 +67,13 @@ class Dog(Animal):
     id: Mapped[int] = mapped_column(ForeignKey("animals.id"), primary_key=True)
 
 
+class Bird(Animal):
+    __tablename__ = "birds"
+    __mapper_args__ = {"concrete": True}  # noqa: RUF012  (SQLAlchemy's way)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]  # type: ignore[assignment]
+
+
 def _greeting(context: Any) -> str:
     row = context.get_current_parameters()
     return f"{row['first name']}, {row['number']}"
@@ -142,6 +149,12 @@ async def test_a_mapped_class_shows_what_it_maps_by_its_own_names(engine: AsyncE
 def test_a_class_that_shares_its_parents_table_is_refused(sqlite: AsyncEngine) -> None:
     with pytest.raises(ConfigurationError, match="inherits"):
         use_resource(Dog, session=async_sessionmaker(sqlite))
+
+
+def test_a_class_that_inherits_and_has_a_table_of_its_own_is_told_what_to_give(sqlite: AsyncEngine) -> None:
+    with pytest.raises(ConfigurationError, match="a table of its own"):
+        use_resource(Bird, session=async_sessionmaker(sqlite))
+    use_resource(Bird.__table__, session=async_sessionmaker(sqlite))
 
 
 async def test_put_sets_every_default(engine: AsyncEngine) -> None:

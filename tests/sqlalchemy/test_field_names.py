@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import ForeignKey
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from concave import ConfigurationError, TaskTrigger, create_task_trigger_hooks, define_task, initialize_tasks
@@ -32,6 +33,10 @@ class User(Base):
     version: Mapped[int] = mapped_column(default=1)
     team_id: Mapped[int | None] = mapped_column(ForeignKey("teams.id"))
     team: Mapped[Team | None] = relationship()
+
+    @hybrid_property
+    def shouted(self) -> str:
+        return self.email + "!"
 
 
 @define_task(name="note")
@@ -83,7 +88,7 @@ async def test_a_change_of_an_attribute_fires(engine: AsyncEngine) -> None:
         assert [task.input for task in await scheduler.get_tasks()] == ["y"]
 
 
-@pytest.mark.parametrize("wrong", [Team.email, User.team, "mail", 5, User])
+@pytest.mark.parametrize("wrong", [Team.email, User.team, "mail", 5, User, User.shouted])
 def test_what_is_no_field_of_the_table_is_refused(wrong: Any) -> None:
     sessions = async_sessionmaker()
     every: tuple[dict[str, Any], ...] = (
