@@ -7,6 +7,7 @@ import datetime as dt
 import decimal
 import enum
 import json
+import re
 import uuid
 from base64 import b64decode
 from collections.abc import Iterable
@@ -41,6 +42,7 @@ BASE64: Final = {
     "contentEncoding": "base64",
     "pattern": "^([A-Za-z0-9+/_-]{4})*([A-Za-z0-9+/_-]{2}==|[A-Za-z0-9+/_-]{3}=)?$",
 }
+DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 LOCAL: Final = {"type": "string", "format": "date-time-local"}
 
 
@@ -175,7 +177,11 @@ def _type_of(kind: types.TypeEngine[Any]) -> Any:  # noqa: C901, PLR0912  (a tab
         case types.Integer():
             return _integer(31)
         case types.Float():
-            return decimal.Decimal if kind.asdecimal else Annotated[float, Field(allow_inf_nan=False)]
+            return (
+                Annotated[decimal.Decimal, BeforeValidator(_exact)]
+                if kind.asdecimal
+                else Annotated[float, Field(allow_inf_nan=False)]
+            )
         case types.Numeric():
             return _numeric(kind)
         case types.String():
@@ -219,8 +225,20 @@ def _numeric(kind: types.Numeric[Any]) -> Any:
     return Annotated[
         decimal.Decimal,
         Field(allow_inf_nan=False, max_digits=kind.precision, decimal_places=kind.scale),
+        BeforeValidator(_exact),
         WithJsonSchema(_digits(kind.precision, kind.scale), mode="validation"),
     ]
+
+
+def _exact(value: Any) -> Any:
+    """A text or a number as a decimal, strictly: `Decimal` would take "1_0" and " 1 ", too."""
+    if isinstance(value, decimal.Decimal):
+        return value
+    is_written = isinstance(value, str | int | float) and not isinstance(value, bool)
+    text = str(value) if is_written else ""
+    if not DECIMAL.fullmatch(text):
+        raise ValueError("must be a decimal number")
+    return decimal.Decimal(text)
 
 
 def _digits(precision: int | None, scale: int | None) -> dict[str, Any]:
