@@ -8,12 +8,12 @@ from __future__ import annotations
 import decimal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import quote, unquote
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json, to_jsonable_python
-from sqlalchemy import ARRAY, JSON, Column, ColumnElement, Table, and_, bindparam
+from sqlalchemy import ARRAY, JSON, Column, ColumnElement, LargeBinary, String, Table, and_, bindparam
 from starlette.types import Scope
 
 from concave.errors import ConfigurationError
@@ -22,7 +22,10 @@ from concave_sqlalchemy.fields import FieldName, ResourceField, is_unique, name_
 from concave_sqlalchemy.mount import route_path
 from concave_sqlalchemy.problems import Problem
 
-__all__ = ["Key", "KeyValue", "check_has_paths", "key_of", "path_id"]
+__all__ = ["Key", "KeyValue", "check_has_paths", "key_of", "path_id", "with_path"]
+
+TAKEN: Final = ("", ".", "..", "count", "batch", "aggregate")
+"""What can't be a row's path: it is another's, or clients resolve it before they send it, also as ``%2E``."""
 
 KeyValue: TypeAlias = tuple[Any, ...]
 """A row's key: a value for each of its columns, in their order; of length one where the key is one column."""
@@ -125,6 +128,17 @@ def check_has_paths(table: Table, key: Key) -> None:
             )
 
 
+def with_path(field: ResourceField, key: Key) -> ResourceField:
+    """The field as it is in a new row, which must have a path of its own."""
+    may_be_taken = isinstance(bare_type(field.column.type), String | LargeBinary)
+    if key.names != (field.name,) or not may_be_taken:
+        return field
+    checked: Any = Annotated[
+        field.type, AfterValidator(_free), Field(json_schema_extra={"not": {"enum": list(TAKEN)}})
+    ]
+    return field._replace(type=checked)
+
+
 def path_id(scope: Scope) -> str:
     """The part of a request's path below the resource, as it was sent: still escaped, so that a comma inside of a value
     isn't one between two values.
@@ -139,6 +153,12 @@ def path_id(scope: Scope) -> str:
         if unquote(sent[at:]) == path:
             return sent[at + 1 :]
     return quote(path[1:], safe=",")
+
+
+def _free(value: Any) -> Any:
+    if (text := _text(value)) in TAKEN:
+        raise ValueError(f"must not be {text!r}, which can't be a row's path")
+    return value
 
 
 def _is_compound_of_postgresql(kind: object) -> bool:

@@ -13,7 +13,7 @@ from sqlalchemy import JSON, RowMapping, null
 from concave_sqlalchemy.bare_types import bare_type, has_zones
 from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.json_values import Numbers, writer_of
-from concave_sqlalchemy.keys import Key
+from concave_sqlalchemy.keys import Key, with_path
 from concave_sqlalchemy.policy import Allowed
 from concave_sqlalchemy.presenting import as_json, in_utc
 from concave_sqlalchemy.problems import Problem, invalid
@@ -90,17 +90,20 @@ class RowSchema:
         not_computed = [field for field in every if not (field.computed or field is allowed.version)]
         settable = list(allowed.writable)
         changeable = [field for field in settable if not (field.is_key or field.name in key.names)]
+        created = [with_path(field, key) for field in settable]
         patch = _model(f"{name}Patch", changeable, optional=_always)
         return cls(
             fields=every,
             columns={field.name: field.column.key for field in every},
             create=BodyModel(
-                _model(f"{name}Create", settable, optional=_has_default),
-                _model(f"{name}Draft", settable, optional=_always),
+                _model(f"{name}Create", created, optional=_has_default),
+                _model(f"{name}Draft", created, optional=_always),
             ),
             patch=BodyModel(patch, patch),
             replace=BodyModel(_model(f"{name}Replace", changeable, optional=_has_default), patch),
-            insertable=_model(f"{name}Insert", not_computed, optional=_has_default),
+            insertable=_model(
+                f"{name}Insert", [with_path(field, key) for field in not_computed], optional=_has_default
+            ),
             updatable=_model(
                 f"{name}Update",
                 [field for field in not_computed if not (field.is_key or field.name in key.names)],

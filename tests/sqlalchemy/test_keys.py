@@ -149,12 +149,28 @@ async def test_a_path_without_its_raw_form_still_names_a_row(engine: AsyncEngine
         assert (await client.get("/é,1")).json() == row
 
 
-@pytest.mark.parametrize("name", ["a,b", "a%2Cb", "%", "a/b", "/", "é ;'\"", "..", "?", "#"])
+@pytest.mark.parametrize("name", ["a,b", "a%2Cb", "%", "a/b", "/", "é ;'\"", "...", "?", "#", "Count"])
 async def test_a_key_of_one_string_may_hold_anything(engine: AsyncEngine, name: str) -> None:
     async with client_of(names, engine) as client:
         await client.post("", json={"name": name})
         escaped = "".join(f"%{byte:02X}" for byte in name.encode())
         assert (await client.get(f"/{escaped}")).json() == {"name": name}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "count", "batch", "aggregate"])
+async def test_a_key_whose_path_is_another_s_is_refused(engine: AsyncEngine, name: str) -> None:
+    hooks = ResourceHooks(on_before_create=lambda ctx, data: {"name": name})
+    async with client_of(names, engine) as client, client_of(names, engine, hooks=hooks) as hooked:
+        for refused in (
+            await client.post("", json={"name": name}),
+            await client.post("?on_conflict=name", json={"name": name}),
+            await hooked.post("", json={"name": "x"}),
+        ):
+            assert refused.status_code == 422
+            assert [each["field"] for each in refused.json()["errors"]] == ["name"]
+    async with client_of(shelves, engine) as client:
+        made = await client.post("", json={"region": name, "number": 1})
+        assert (await client.get(f"http://test{made.headers['location']}")).json() == made.json()
 
 
 @hypothesis.given(st.lists(st.text(st.characters(codec="utf-8")), min_size=2, max_size=2), st.integers(0, 3))
