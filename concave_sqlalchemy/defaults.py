@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, DefaultClause, Sequence as DatabaseSequence, String, literal, text
+from sqlalchemy import Column, DefaultClause, Identity, Sequence as DatabaseSequence, String, literal, text
 
 from concave_sqlalchemy.fields import ResourceField
 
@@ -56,9 +56,10 @@ def _default_of(column: Column[Any], row: Mapping[str, Any], dialect: str) -> tu
         return True, default.arg(_Execution(row)) if default.is_callable else default.arg
     if column.server_default is None:
         return True, None
-    if dialect != "sqlite":
+    # SQLite has no such word, and no identities.
+    if dialect != "sqlite" and isinstance(column.server_default, DefaultClause | Identity):
         return True, text("DEFAULT")
-    # SQLite has no such word. A default that SQLAlchemy doesn't know (of a trigger, say) is left alone.
+    # What SQLAlchemy doesn't know (of a trigger, say) is left alone: to go by the word, it would be NULL.
     if not isinstance(column.server_default, DefaultClause):
         return False, None
     argument: Any = column.server_default.arg

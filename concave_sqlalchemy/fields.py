@@ -137,16 +137,14 @@ def _field(name: str, column: Column[Any], table: Table) -> ResourceField:
     identity = column.identity
     made_by_itself = column.default is not None or column.server_default is not None
     is_serial = column is table.autoincrement_column
+    is_computed = column.computed is not None or column.system
     return ResourceField(
         name=name,
         column=column,
         type=(kind | None) if column.nullable and not column.primary_key else _not_null(kind),
-        computed=column.computed is not None or (identity is not None and bool(identity.always)),
+        computed=is_computed or (identity is not None and bool(identity.always)),
         generated=(
-            column.computed is not None
-            or identity is not None
-            or is_serial
-            or (column.primary_key and made_by_itself)
+            is_computed or identity is not None or is_serial or (column.primary_key and made_by_itself)
         ),
         has_default=column.nullable or made_by_itself or is_serial,
         is_key=column.primary_key,

@@ -180,18 +180,52 @@ async def test_a_default_that_looks_at_the_row_sees_it_by_its_columns_in_put_too
             assert (await client.put("/7", json=body)).json()["text"] == text
 
 
-async def test_put_leaves_what_only_the_database_knows(sqlite: AsyncEngine) -> None:
+LOWERED = {
+    "sqlite": ["CREATE TRIGGER lower AFTER INSERT ON made BEGIN UPDATE made SET slug = lower(new.name) WHERE id = new.id; END"],
+    "postgresql": [
+        "CREATE FUNCTION lowered() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.slug := lower(new.name); RETURN new; END $$",
+        "CREATE TRIGGER lower BEFORE INSERT ON made FOR EACH ROW EXECUTE FUNCTION lowered()",
+    ],
+}  # fmt: skip
+
+
+async def test_put_leaves_what_only_the_database_knows(engine: AsyncEngine) -> None:
     made = Table(
         "made",
         MetaData(),
         Column("id", Integer, primary_key=True),
-        Column("stamp", String(10), server_default=FetchedValue()),
+        Column("name", String(10), nullable=False),
+        Column("slug", String(10), server_default=FetchedValue()),
     )
-    async with sqlite.begin() as connection:
+    async with engine.begin() as connection:
         await connection.run_sync(made.metadata.create_all)
-    async with client_of(made, sqlite) as client:
-        await client.post("", json={"stamp": "x"})
-        assert (await client.put("/1", json={})).json() == {"id": 1, "stamp": "x"}
+        for statement in LOWERED[engine.dialect.name]:
+            await connection.exec_driver_sql(statement)
+    async with client_of(made, engine) as client:
+        await client.post("", json={"name": "A"})
+        assert (await client.put("/1", json={"name": "B"})).json() == {"id": 1, "name": "B", "slug": "a"}
+        assert (await client.put("/1", json={"name": "B", "slug": None})).json()["slug"] is None
+
+
+async def test_a_system_column_is_the_databases_own(postgres: AsyncEngine) -> None:
+    kept = Table(
+        "kept",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("name", String(10)),
+        Column("xmin", String, nullable=False, system=True, server_default=FetchedValue()),
+    )
+    async with postgres.begin() as connection:
+        await connection.run_sync(kept.metadata.create_all)
+    async with client_of(kept, postgres) as client:
+        seen = [
+            (await client.post("", json={"name": "a"})).json(),
+            (await client.patch("/1", json={"name": "b"})).json(),
+            (await client.put("/1", json={"name": "c"})).json(),
+        ]
+        assert [row["name"] for row in seen] == ["a", "b", "c"]
+        assert len({row["xmin"] for row in seen}) == 3
+        assert (await client.patch("/1", json={"xmin": "1"})).status_code == 422
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
