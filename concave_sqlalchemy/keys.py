@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json, to_jsonable_python
-from sqlalchemy import ARRAY, JSON, Column, ColumnElement, LargeBinary, String, Table, and_, bindparam
+from sqlalchemy import ARRAY, JSON, Column, ColumnElement, LargeBinary, String, Table, and_, bindparam, tuple_
 from starlette.types import Scope
 
 from concave.errors import ConfigurationError
@@ -22,7 +22,7 @@ from concave_sqlalchemy.fields import FieldName, ResourceField, is_unique, name_
 from concave_sqlalchemy.mount import route_path
 from concave_sqlalchemy.problems import Problem
 
-__all__ = ["Key", "KeyValue", "check_has_paths", "key_of", "path_id", "with_path"]
+__all__ = ["Key", "KeyValue", "check_has_paths", "key_of", "no_such_row", "path_id", "with_path"]
 
 TAKEN: Final = ("", ".", "..", "count", "batch", "aggregate")
 """What can't be a row's path: it is another's, or clients resolve it before they send it, also as ``%2E``."""
@@ -61,6 +61,12 @@ class Key:
         """The parameters of `condition` for one row."""
         return {_parameter(at): value for at, value in enumerate(key)}
 
+    def among(self, keys: Sequence[KeyValue]) -> ColumnElement[bool]:
+        """``WHERE`` it is one of these rows."""
+        if len(self.fields) == 1:
+            return self.columns[0].in_([value for (value,) in keys])
+        return tuple_(*self.columns).in_(keys)
+
     def of_row(self, row: Mapping[str, Any]) -> KeyValue:
         """The key of a row, which is a dict by field name."""
         return tuple([row[name] for name in self.names])
@@ -82,7 +88,7 @@ class Key:
         """The key that a path names (see `path_id`), typed by its columns. Raises `Problem` 404 where it can't be one."""
         parts = text.split(",") if len(self.fields) > 1 else [text]
         if len(parts) != len(self.fields):
-            raise _no_such_row()
+            raise no_such_row()
         return tuple(map(_read, self.adapters, map(unquote, parts)))
 
     def render(self, key: KeyValue) -> str:
@@ -174,9 +180,9 @@ def _read(adapter: TypeAdapter[Any], text: str) -> Any:
     try:
         value = adapter.validate_strings(text)
     except ValidationError as error:
-        raise _no_such_row() from error
+        raise no_such_row() from error
     if isinstance(value, int) and not isinstance(value, bool) and str(value) != text:
-        raise _no_such_row()  # a row has one path, and not 1_0, 1.0 and +1 as well
+        raise no_such_row()  # a row has one path, and not 1_0, 1.0 and +1 as well
     return value
 
 
@@ -204,5 +210,6 @@ def _parameter(at: int) -> str:
     return f"concave_key_{at}"
 
 
-def _no_such_row() -> Problem:
+def no_such_row() -> Problem:
+    """404 for a key that no row has."""
     return Problem(404, "there is no such row")

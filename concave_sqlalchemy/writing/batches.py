@@ -78,8 +78,7 @@ class Batches:
 
         async def work(write: Write) -> Answer:
             targets = await self._targets(write, call, where, call.access["delete"])
-            for target in targets:
-                await self.writing.verbs.delete(write, target)
+            await self.writing.verbs.delete_all(write, targets)
             return _counted(targets)
 
         return await self.writing.performer.perform(call, work)

@@ -28,8 +28,7 @@ from concave.hooks import Row
 from concave_sqlalchemy.bare_types import bare_type
 from concave_sqlalchemy.etags import changed
 from concave_sqlalchemy.fields import ResourceField
-from concave_sqlalchemy.keys import KeyValue
-from concave_sqlalchemy.problems import Problem
+from concave_sqlalchemy.keys import KeyValue, no_such_row
 from concave_sqlalchemy.schema import RowSchema
 from concave_sqlalchemy.scopes import Where
 from concave_sqlalchemy.transactions import AnySession
@@ -37,6 +36,8 @@ from concave_sqlalchemy.transactions import AnySession
 __all__ = ["Rows"]
 
 VERSION: Final = "concave_version"
+MAX_PARAMETERS: Final = 30_000
+"""Of one statement: PostgreSQL and SQLite take some 32,000."""
 
 
 class Rows:
@@ -53,7 +54,8 @@ class Rows:
         self._lock_all = select(*columns).order_by(*schema.key.columns).with_for_update()
         self._insert = insert(table).returning(*returned)
         self._update = table.update().where(schema.key.condition).returning(*returned)
-        self._delete = table.delete().where(schema.key.condition).returning(*returned)
+        self._delete_all = table.delete().returning(*returned)
+        self._delete = self._delete_all.where(schema.key.condition)
         self._version = version
         self._same = (
             None if version is None else version.column == bindparam(VERSION, type_=version.column.type)
@@ -124,6 +126,28 @@ class Rows:
         """The row as it was. 412 as for `update`."""
         return await self._if(session, self._delete, key, expected)
 
+    async def delete_all(self, session: AnySession, rows: Sequence[Row]) -> list[Row]:
+        """These rows as they were, in the same order; 404 where one can't be deleted.
+
+        In one statement, so that they may refer to each other; and one may take another with it (ON DELETE CASCADE).
+        """
+        at_once = MAX_PARAMETERS // len(self._key.fields)
+        keys = [self._key.of_row(row) for row in rows]
+        deleted: dict[str, Row] = {}
+        for at in range(0, len(keys), at_once):
+            statement = self._delete_all.where(self._key.among(keys[at : at + at_once]))
+            for found in (await session.execute(statement)).mappings():
+                row = self._row(found)
+                deleted[self._key.render(self._key.of_row(row))] = row
+        texts = list(map(self._key.render, keys))
+        # What the database doesn't tell of went with another, or hasn't gone at all: a trigger may have seen to that.
+        gone = [key for key, text in zip(keys, texts, strict=True) if text not in deleted]
+        for at in range(0, len(gone), at_once):
+            left = select(literal(1)).where(self._key.among(gone[at : at + at_once])).limit(1)
+            if (await session.execute(left)).first() is not None:
+                raise no_such_row()
+        return [deleted.get(text, row) for text, row in zip(texts, rows, strict=True)]
+
     async def satisfied(self, session: AnySession, key: KeyValue, *wheres: Where) -> list[bool]:
         """Which of these conditions the row meets as it is now."""
         if all(where is None for where in wheres):
@@ -164,7 +188,7 @@ class Rows:
     def _one(self, session: Session, statement: Any, parameters: Mapping[str, Any]) -> Row:
         found = session.execute(statement, parameters).one_or_none()
         if found is None:
-            raise Problem(404, "there is no such row")
+            raise no_such_row()
         return self._row(dict(zip(self._names, found, strict=True)))
 
     def _row(self, found: RowMapping | Row) -> Row:

@@ -134,11 +134,27 @@ class Verbs:
 
     async def delete(self, write: Write, target: Target) -> None:
         """Delete the row; the after-hook gets it as it was. 412 as for `update`."""
+        key = await self._before_delete(write, target)
+        row = await self.rows.delete(write.session, key, expected=target.expected)
+        await _after(write, self.hooks.on_after_delete, write.ctx, row)
+
+    async def delete_all(self, write: Write, targets: Sequence[Target]) -> None:
+        """Delete rows, each with its hooks: together, unless a before-hook is to see the database in between.
+
+        One that went with another before its turn came is deleted all the same.
+        """
+        together = self.hooks.on_before_delete is None
+        for part in [targets] if together else [[target] for target in targets]:
+            for target in part:
+                await self._before_delete(write, target)
+            for row in await self.rows.delete_all(write.session, [target.current for target in part]):
+                await _after(write, self.hooks.on_after_delete, write.ctx, row)
+
+    async def _before_delete(self, write: Write, target: Target) -> KeyValue:
         key = self.schema.key.of_row(target.current)
         if self.hooks.on_before_delete is not None:
             await write.call_hook(self.hooks.on_before_delete, write.ctx, self.schema.key.plain(key))
-        row = await self.rows.delete(write.session, key, expected=target.expected)
-        await _after(write, self.hooks.on_after_delete, write.ctx, row)
+        return key
 
     async def _to_insert(self, write: Write, given: Body) -> Validated:
         schema, hook = self.schema, self.hooks.on_before_create
