@@ -27,6 +27,7 @@ __all__ = [
     "ResourceField",
     "fields_of",
     "is_unique",
+    "is_version_of_database",
     "name_of",
     "resource_of",
     "table_of",
@@ -110,7 +111,13 @@ def resource_of(table: Table) -> str:
 def fields_of(table: Table, mapper: Mapper[Any] | None) -> list[ResourceField]:
     """The fields of a table, in the columns' order."""
     named = ((_attribute_of(column, mapper), column) for column in table.columns)
-    return [_field(name, column, table) for name, column in named if name is not None]
+    fields = (_field(name, column, table) for name, column in named if name is not None)
+    return [
+        field._replace(computed=True, generated=True)
+        if mapper is not None and is_version_of_database(field.column, mapper)
+        else field
+        for field in fields
+    ]
 
 
 def is_unique(table: Table, column: Column[Any]) -> bool:
@@ -119,6 +126,12 @@ def is_unique(table: Table, column: Column[Any]) -> bool:
     sets += [each.columns.values() for each in table.constraints if isinstance(each, UniqueConstraint)]
     sets += [each.columns.values() for each in table.indexes if each.unique]
     return bool(column.unique) or [column] in sets
+
+
+def is_version_of_database(column: Column[Any], mapper: Mapper[Any]) -> bool:
+    """Whether this is the version of a class's rows, and the database renews it with each UPDATE, whoever makes that."""
+    by_itself = column.system or column.server_onupdate is not None
+    return column is mapper.version_id_col and mapper.version_id_generator is False and by_itself
 
 
 def _attribute_of(column: Column[Any], mapper: Mapper[Any] | None) -> str | None:

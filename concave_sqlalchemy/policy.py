@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Integer
+from sqlalchemy import Column, Integer
+from sqlalchemy.orm import Mapper
 
 from concave.errors import ConfigurationError
 from concave_sqlalchemy.bare_types import bare_type
-from concave_sqlalchemy.fields import FieldName, ResourceField, name_of, told
+from concave_sqlalchemy.fields import FieldName, ResourceField, is_version_of_database, name_of, told
 from concave_sqlalchemy.filters.values import Kind, kind_of
 from concave_sqlalchemy.keys import Key
 
-__all__ = ["Allowed", "Fields"]
+__all__ = ["Allowed", "Fields", "version_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,25 @@ class Allowed(NamedTuple):
             ),
             counter,
         )
+
+
+def version_of(mapper: Mapper[Any] | None) -> FieldName | None:
+    """The column by which SQLAlchemy's unit of work sees that somebody else has written a row: whoever writes one must count it up.
+
+    None where there is none, or where the database counts it by itself. Raises `ConfigurationError` where nobody can count it here.
+    """
+    column = cast("Column[Any] | None", None if mapper is None else mapper.version_id_col)
+    if mapper is None or column is None or is_version_of_database(column, mapper):
+        return None
+    # SQLAlchemy's own generator is a function of its mapper's module, without a name.
+    counts = getattr(mapper.version_id_generator, "__module__", None) == Mapper.__module__
+    if not (counts and isinstance(bare_type(column.type), Integer)) or column.nullable:
+        raise ConfigurationError(
+            f"{mapper.class_.__name__} has a version_id_col, {column.key!r}, which can't be counted up here: that takes whole"
+            " numbers that are never NULL and SQLAlchemy's own version_id_generator, or a column with server_onupdate; name"
+            " what is to be counted, version=…, or give use_resource() the class's Table"
+        )
+    return column
 
 
 def _counter(fields: Sequence[ResourceField], key: Key, given: FieldName) -> ResourceField:

@@ -32,7 +32,7 @@ from concave_sqlalchemy.openapi.subject import Subject
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.pagination.cursors import Cursors
 from concave_sqlalchemy.pagination.request import flag, only, read_page_request
-from concave_sqlalchemy.policy import Allowed, Fields
+from concave_sqlalchemy.policy import Allowed, Fields, version_of
 from concave_sqlalchemy.problems import Problem, problem_response
 from concave_sqlalchemy.reading import Reading
 from concave_sqlalchemy.responses import allow, conditional
@@ -253,7 +253,8 @@ def use_resource(
     async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse. `scopes`: which rows
     that user may read, create, update and delete; see `Scopes`. Without them a resource is as open as the app around it.
     `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `max_batch`: rows of one batch. `fields`: see `Fields`. `version`: the
-    column that counts a row's changes, which then is the row's ETag; without it, that is a hash of what clients may read of the row.
+    column that counts a row's changes, which then is the row's ETag: by default the mapper's ``version_id_col``, so that the unit of
+    work's ``StaleDataError`` is about this resource's writes too. Without one the ETag is a hash of what clients may read of the row.
     `require_if_match`: a row is changed or deleted only by who says which state of it is meant; 428 otherwise. `idempotency_ttl`: seconds for which the answer to a request with an ``Idempotency-Key`` is given again. `operators`: of filters, beside those that
     there are; see `FilterOperator`. `secret`: what cursors are signed with, for all processes of the app the same; without it the
     environment's CONCAVE_SECRET, and without that a random one: a cursor from another process, or from before a restart, is then
@@ -268,7 +269,7 @@ def use_resource(
     every = fields_of(found, mapper)
     key = key_of(found, every, id)
     check_has_paths(found, key)
-    allowed = Allowed.of(every, key, fields, version=version)
+    allowed = Allowed.of(every, key, fields, version=version_of(mapper) if version is None else version)
     if numeric not in {"string", "number"}:
         raise ConfigurationError(f'numeric is "string" or "number", not {numeric!r}')
     schema = RowSchema.of(found.name, every, key, allowed, numeric=numeric)
