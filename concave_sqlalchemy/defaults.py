@@ -32,7 +32,8 @@ def defaults_of(
     for field in fields:
         # A column with `onupdate` is set by the UPDATE itself.
         if field.name not in given and field.column.onupdate is None and field.column.server_onupdate is None:
-            known, value = _default_of(field.column, row, dialect)
+            by_class = field.by_class
+            known, value = _default_of(field.column, row, dialect) if by_class is None else (True, by_class)
             if known:
                 defaults[field.name] = row[columns[field.name]] = value
     return defaults

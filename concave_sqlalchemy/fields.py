@@ -20,6 +20,7 @@ from sqlalchemy.orm.exc import UnmappedColumnError
 
 from concave.errors import ConfigurationError
 from concave_sqlalchemy.bare_types import is_zoned
+from concave_sqlalchemy.kinds import Kinds, tells_kinds
 
 __all__ = [
     "MAX_INTERVAL",
@@ -61,6 +62,8 @@ class ResourceField(NamedTuple):
     has_default: bool
     """May be left out when a row is created."""
     is_key: bool
+    by_class: Any = None
+    """What a mapped class sets it to in each new row, if it does."""
 
 
 FieldName: TypeAlias = str | QueryableAttribute[Any] | Column[Any]
@@ -111,13 +114,7 @@ def resource_of(table: Table) -> str:
 def fields_of(table: Table, mapper: Mapper[Any] | None) -> list[ResourceField]:
     """The fields of a table, in the columns' order."""
     named = ((_attribute_of(column, mapper), column) for column in table.columns)
-    fields = (_field(name, column, table) for name, column in named if name is not None)
-    return [
-        field._replace(computed=True, generated=True)
-        if mapper is not None and is_version_of_database(field.column, mapper)
-        else field
-        for field in fields
-    ]
+    return [_field(name, column, table, mapper) for name, column in named if name is not None]
 
 
 def is_unique(table: Table, column: Column[Any]) -> bool:
@@ -145,22 +142,28 @@ def _attribute_of(column: Column[Any], mapper: Mapper[Any] | None) -> str | None
         return None
 
 
-def _field(name: str, column: Column[Any], table: Table) -> ResourceField:
-    kind = _type_of(column.type)
+def _field(name: str, column: Column[Any], table: Table, mapper: Mapper[Any] | None) -> ResourceField:
+    kind: Any = _type_of(column.type)
+    nullable, by_class = column.nullable, None
+    if mapper is not None and tells_kinds(column, mapper):
+        # The ORM can't load a row that doesn't say, either.
+        kind, nullable, by_class = Annotated[kind, Kinds(mapper)], False, mapper.polymorphic_identity
     identity = column.identity
     made_by_itself = column.default is not None or column.server_default is not None
     is_serial = column is table.autoincrement_column
-    is_computed = column.computed is not None or column.system
+    is_renewed = mapper is not None and is_version_of_database(column, mapper)
+    is_computed = column.computed is not None or column.system or is_renewed
     return ResourceField(
         name=name,
         column=column,
-        type=(kind | None) if column.nullable and not column.primary_key else _not_null(kind),
+        type=(kind | None) if nullable and not column.primary_key else _not_null(kind),
         computed=is_computed or (identity is not None and bool(identity.always)),
         generated=(
             is_computed or identity is not None or is_serial or (column.primary_key and made_by_itself)
         ),
-        has_default=column.nullable or made_by_itself or is_serial,
+        has_default=nullable or made_by_itself or is_serial or by_class is not None,
         is_key=column.primary_key,
+        by_class=by_class,
     )
 
 

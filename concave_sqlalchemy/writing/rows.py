@@ -56,6 +56,10 @@ class Rows:
         self._update = table.update().where(schema.key.condition).returning(*returned)
         self._delete_all = table.delete().returning(*returned)
         self._delete = self._delete_all.where(schema.key.condition)
+        # What a new row has unless it is given; nobody is asked for its number.
+        self._always = {each.name: each.by_class for each in schema.fields if each.by_class is not None}
+        if version is not None and not version.has_default:
+            self._always[version.name] = 1
         self._version = version
         self._same = (
             None if version is None else version.column == bindparam(VERSION, type_=version.column.type)
@@ -94,21 +98,19 @@ class Rows:
         of_dialect = _insert_of(session.get_bind().dialect.name)
         statement = (
             of_dialect(self._table)
-            .values(self._schema.for_database(self._numbered(data)))
+            .values(self._schema.for_database(self._completed(data)))
             .on_conflict_do_nothing(index_elements=[field.column for field in fields])
             .returning(*self._returned)
         )
         found = (await session.execute(statement)).mappings().one_or_none()
         return None if found is None else self._row(found)
 
-    def _numbered(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._version is None or self._version.has_default:
-            return data
-        return {**data, self._version.name: 1}
+    def _completed(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**self._always, **data} if self._always else data
 
     def insert(self, session: Session, data: Mapping[str, Any]) -> Row:
         """A new row."""
-        return self._one(session, *self._given(self._insert, self._numbered(data)))
+        return self._one(session, *self._given(self._insert, self._completed(data)))
 
     async def update(
         self, session: AnySession, key: KeyValue, data: Mapping[str, Any], *, expected: Row | None = None

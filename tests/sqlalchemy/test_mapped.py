@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import FetchedValue, MetaData, String
+from sqlalchemy import FetchedValue, MetaData, String, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
 
-from concave import ConfigurationError
-from concave_sqlalchemy import Fields
+from concave import ConfigurationError, ResourceHooks
+from concave_sqlalchemy import Fields, use_resource
 from tests.sqlalchemy.support import client_of, database
 
 
@@ -25,6 +25,25 @@ class Item(Base):
     stock: Mapped[int] = mapped_column(default=10)
     revision: Mapped[int] = mapped_column("ver")
     __mapper_args__ = {"version_id_col": revision}  # noqa: RUF012  (SQLAlchemy's way)
+
+
+class Staff(Base):
+    __tablename__ = "staff"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str | None] = mapped_column(unique=True)
+    kind: Mapped[str]
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "staff"}  # noqa: RUF012
+
+
+class Engineer(Staff):
+    __mapper_args__ = {"polymorphic_identity": "engineer"}  # noqa: RUF012
+
+
+class Shape(Base):
+    __tablename__ = "shapes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sides: Mapped[int | None]
+    __mapper_args__ = {"polymorphic_on": "sides", "polymorphic_abstract": True}  # noqa: RUF012
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -130,3 +149,59 @@ async def test_a_version_that_the_database_renews_is_left_to_it(engine: AsyncEng
             with pytest.raises(StaleDataError):
                 await session.flush()
         assert (await client.patch("/1", json={"ver": "x"})).status_code == 422
+
+
+async def test_clients_make_rows_of_classes_that_there_are(engine: AsyncEngine) -> None:
+    async with client_of(Staff, engine) as client:
+        assert (await client.post("", json={"name": "a"})).json() == {"id": 1, "name": "a", "kind": "staff"}
+        assert (await client.post("", json={"name": "b", "kind": "engineer"})).status_code == 201
+        bogus: dict[str, Any] = {"name": "c", "kind": "bogus"}
+        answers = [
+            await client.post("", json=bogus), await client.patch("/1", json=bogus), await client.put("/1", json=bogus),
+            await client.patch("/batch?all=true", json={"kind": "bogus"}), await client.post("?on_conflict=name", json=bogus),
+            await client.post("?on_conflict=name", json={**bogus, "name": "a"}), await client.post("", json={**bogus, "kind": None}),
+        ]  # fmt: skip
+        assert [each.status_code for each in answers] == [422] * len(answers)
+        assert answers[0].json()["errors"] == [
+            {"field": "kind", "message": "Value error, must be one of 'staff', 'engineer'"}
+        ]
+        many = await client.post("/batch", json={"items": [{"name": "c"}, bogus]})
+        assert (many.status_code, many.json()["errors"][0]["field"]) == (422, "items.1.kind")
+        assert (await client.post("?on_conflict=name", json={"name": "d"})).json()["kind"] == "staff"
+        assert (await client.patch("/1", json={"kind": "engineer"})).json()["kind"] == "engineer"
+        assert (await client.put("/2", json={"name": "e"})).json()["kind"] == "staff"
+        assert (await client.get("/count?filter=kind==bogus")).json() == {"count": 0}
+    async with async_sessionmaker(engine)() as session:
+        found = (await session.scalars(select(Staff).order_by(Staff.id))).all()
+        assert [(row.name, type(row)) for row in found] == [("a", Engineer), ("e", Staff), ("d", Staff)]
+
+
+async def test_a_hook_makes_rows_of_classes_that_there_are(engine: AsyncEngine) -> None:
+    hooks = ResourceHooks(on_before_create=lambda ctx, data: {**data, "kind": data["name"]})
+    async with client_of(Staff, engine, hooks=hooks, fields=Fields(writable=["name"])) as client:
+        assert (await client.post("", json={"name": "engineer"})).json()["kind"] == "engineer"
+        assert (await client.post("", json={"name": "bogus"})).status_code == 422
+    async with client_of(Staff, engine, fields=Fields(writable=["name"])) as client:
+        assert (await client.post("", json={"name": "x"})).json()["kind"] == "staff"
+    async with client_of(Staff.__table__, engine) as client:
+        assert (await client.post("", json={"name": "y", "kind": "bogus"})).status_code == 201
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+async def test_a_class_that_is_defined_after_the_resource(engine: AsyncEngine) -> None:
+    resource = use_resource(Shape, session=async_sessionmaker(engine))
+
+    class Triangle(Shape):
+        __mapper_args__ = {"polymorphic_identity": 3}  # noqa: RUF012
+
+    async with client_of(Shape, engine) as client:
+        assert (await client.post("", json={"sides": 3})).status_code == 201
+        for body in ({"sides": 4}, {"sides": None}, {}):
+            assert (await client.post("", json=body)).status_code == 422, body
+    async with async_sessionmaker(engine)() as session:
+        assert [type(row) for row in (await session.scalars(select(Shape))).all()] == [Triangle]
+    create = resource.openapi("/shapes")["components"]["schemas"]["shapes.Create"]
+    assert create["properties"]["sides"]["enum"] == [3]
+    staff = use_resource(Staff, session=async_sessionmaker(engine)).openapi()["components"]["schemas"]
+    assert staff["staff.Create"]["properties"]["kind"]["enum"] == ["staff", "engineer"]
+    assert "kind" not in staff["staff.Create"].get("required", [])
