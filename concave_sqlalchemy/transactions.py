@@ -17,8 +17,8 @@ from sqlalchemy.util import greenlet_spawn
 
 from concave.errors import ConfigurationError
 from concave_sqlalchemy.greenlets import SessionInGreenlet, in_one_greenlet
+from concave_sqlalchemy.outages import busy, is_outage, outcome_unknown
 from concave_sqlalchemy.plain import PlainSession, listeners_of_all, plain_engine
-from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.sqlite import extend_connections
 from concave_sqlalchemy.threads import SessionInThreads, threads_for
 
@@ -275,7 +275,7 @@ async def _admitted(lock: asyncio.Lock | asyncio.Semaphore) -> AsyncGenerator[No
         async with asyncio.timeout(GATE_PATIENCE):
             await lock.acquire()
     except TimeoutError:
-        raise Problem(503, "the database is busy", headers={"retry-after": "1"}) from None
+        raise busy() from None
     try:
         yield
     finally:
@@ -322,8 +322,10 @@ def has_begun(connection: Connection) -> bool:
 def _commit_and_close(session: Session) -> None:
     try:
         session.commit()
-    except BaseException:
+    except BaseException as error:
         # SQLite keeps a transaction whose commit it refuses, for whoever gets the connection next.
         session.rollback()
+        if is_outage(error):
+            raise outcome_unknown() from error
         raise
     session.close()

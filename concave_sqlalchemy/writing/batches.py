@@ -46,7 +46,7 @@ class Batches:
         async def work(write: Write) -> Answer:
             made: list[bytes] = []
             for number, draft in enumerate(drafts):
-                with _item(number), database_errors():
+                with _item(number), database_errors(self.writing.performer.names):
                     if unique:
                         _, row = await self.upserts.put(write, call, draft, unique)
                     else:

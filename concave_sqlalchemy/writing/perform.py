@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from concave.failpoints import armed, reach
 from concave_sqlalchemy.idempotency import Records, in_flight
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.refusals import database_errors
+from concave_sqlalchemy.refusals import ColumnNames, database_errors
 from concave_sqlalchemy.transactions import AnySession
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.call import Answer, Call, IdempotencyKey
@@ -36,6 +36,7 @@ class Performer:
     hooked: bool
     """Whether hooks run inside that get the session, in whose hands the transaction is then."""
     records: Records
+    names: ColumnNames
     in_flight: set[str] = field(default_factory=set[str])
     """The idempotency keys of the requests that this process is carrying out."""
 
@@ -59,7 +60,7 @@ class Performer:
 
     async def perform_bare(self, work: Callable[[Session], Answer]) -> Answer:
         """Do what a request asks for where no hook runs and no key counts: nothing but the database is waited for."""
-        with database_errors():
+        with database_errors(self.names):
             return await self.outbox.transactions.write_at_once(work)
 
     async def _once(self, key: IdempotencyKey, work: Work, write: Write) -> Answer:
@@ -89,7 +90,7 @@ class Performer:
             return answer
 
         try:
-            with database_errors(), self.outbox.coming:
+            with database_errors(self.names), self.outbox.coming:
                 answer = await self.outbox.transactions.write(
                     within, hooked=self.hooked, begins_with_write=begins_with_write
                 )

@@ -211,6 +211,6 @@ async def test_a_connection_that_is_lost_before_the_outbox_row_is_not_used_again
     hooks = ResourceHooks(on_after_create=after, uses_session=False)
     resource = use_resource(things, session=async_sessionmaker(engine), hooks=hooks)
     async with client_for(resource) as client:
-        assert (await client.post("", json={"name": "a"})).status_code == 500
+        assert (await client.post("", json={"name": "a"})).status_code == 503
         assert (await client.post("", json={"name": "b"})).status_code == 201
         assert (await client.get("/count")).json() == {"count": 1}
