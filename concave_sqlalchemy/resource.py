@@ -251,7 +251,8 @@ def use_resource(
     ``ctx.session``. `id`: the field that tells rows apart;
     the primary key by default, which may be of several columns (``/a,b``; hooks see it as a tuple). `hooks`: see `ResourceHooks` and `create_task_trigger_hooks`. `user`: from a request, sync or
     async, who asks; hooks see it as ``ctx.user``, and it may raise `Problem` or Starlette's ``HTTPException`` to refuse. `scopes`: which rows
-    that user may read, create, update and delete; see `Scopes`. Without them a resource is as open as the app around it.
+    that user may read, create, update and delete; see `Scopes`. Without them a resource is as open as the app around it, and
+    FastAPI's ``dependencies=`` are for its own routes.
     `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `max_batch`: rows of one batch. `fields`: see `Fields`. `version`: the
     column that counts a row's changes, which then is the row's ETag: by default the mapper's ``version_id_col``, so that the unit of
     work's ``StaleDataError`` is about this resource's writes too. Without one the ETag is a hash of what clients may read of the row.
