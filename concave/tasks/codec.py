@@ -26,6 +26,8 @@ NEVER_NULL: Final = frozenset({str, int, bool, type(None), datetime, date, UUID,
 """What is written as null where it is None, and else never."""
 STARS = b'"**********"'
 """What Pydantic writes in place of a secret."""
+DEEPEST: Final = 200
+"""Levels of lists and objects that Pydantic reads. It writes some more."""
 
 
 class CodecError(ValueError):
@@ -50,6 +52,12 @@ class JsonCodec(Generic[T]):
 
     def encode(self, value: object) -> tuple[T, bytes]:
         """The checked value and its JSON; `CodecError` if it is neither of the type nor fit for JSON."""
+        checked, data = self._encode(value)
+        if len(data) > 2 * DEEPEST:
+            _check_depth(data)
+        return checked, data
+
+    def _encode(self, value: object) -> tuple[T, bytes]:
         try:
             checked: T = self._adapter.validator.validate_python(value)
         except Exception as error:
@@ -66,14 +74,15 @@ class JsonCodec(Generic[T]):
         A field whose aliases for reading and writing differ, or a serializer of its own, makes JSON that the type refuses.
         That is to be noticed where it is written, not by a worker.
         """
-        checked, data = self.encode(value)
-        if self._typed:
-            try:
-                read = self.decode(data)
-            except CodecError as error:
-                raise CodecError(f"its JSON can't be read back: {error}") from error
-            if data.find(STARS) >= 0 and read != checked:
-                raise CodecError("JSON can't hold it: a secret is written as stars")
+        if not self._typed:
+            return self.encode(value)
+        checked, data = self._encode(value)
+        try:
+            read = self.decode(data)
+        except CodecError as error:
+            raise CodecError(f"its JSON can't be read back: {error}") from error
+        if data.find(STARS) >= 0 and read != checked:
+            raise CodecError("JSON can't hold it: a secret is written as stars")
         return checked, data
 
     def decode(self, data: bytes) -> T:
@@ -106,6 +115,16 @@ class JsonCodec(Generic[T]):
         plain = self._adapter.dump_python(checked, by_alias=True, warnings=False)
         if _may_be_infinite(plain) and _became_null(plain, from_json(data)):
             raise ValueError("it has a number that is not finite")
+
+
+def _check_depth(data: bytes) -> None:
+    # To read it takes as long as to write it, and few values have that many brackets in all.
+    if data.count(b"[") + data.count(b"{") <= DEEPEST:
+        return
+    try:
+        from_json(data)
+    except ValueError as error:
+        raise CodecError(f"JSON can't hold it: it is nested too deeply to be read ({error})") from error
 
 
 def _explained(error: Exception) -> str:

@@ -79,9 +79,9 @@ def cycle() -> list[Any]:
     return loop
 
 
-def deep() -> list[Any]:
+def deep(levels: int = 100_000) -> list[Any]:
     nested: list[Any] = []
-    for _ in range(100_000):
+    for _ in range(levels - 1):
         nested = [nested]
     return nested
 
@@ -106,6 +106,18 @@ def deep() -> list[Any]:
 def test_what_json_cannot_hold_is_refused(make: Callable[[], Any]) -> None:
     with pytest.raises(CodecError, match="JSON can't hold it"):
         JsonCodec[Any](Any, "input").encode(make())
+
+
+@pytest.mark.parametrize("type_", [Any, list[Any]])
+@pytest.mark.parametrize("beside", [[], ["[{" * 200], [[]] * 300])
+def test_what_is_nested_too_deeply_to_be_read_is_not_written(type_: Any, beside: list[Any]) -> None:
+    codec = JsonCodec[Any](type_, "input")
+    for encode in (codec.encode, codec.encode_to_be_read):
+        for levels in (2, 200, 201):  # an empty list at the bottom is none
+            assert codec.decode(encode(deep(levels) + beside)[1]) == deep(levels) + beside
+        for levels in (202, 254):
+            with pytest.raises(CodecError, match="recursion limit"):
+                encode(deep(levels) + beside)
 
 
 class Boundless(BaseModel):
