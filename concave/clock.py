@@ -74,10 +74,10 @@ async def sleep(clock: Clock, delay: float) -> None:
 def seconds(duration: float | timedelta, option: str, *, minimum: float = 0.0) -> float:
     """A duration as finite seconds, at least `minimum`; `ConfigurationError` names the option."""
     try:
-        if isinstance(duration, str | bool):
+        if isinstance(duration, str | bytes | bool):
             raise TypeError
         value = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigurationError(f"{option} must be seconds or a timedelta, not {duration!r}") from None
     if not minimum <= value < float("inf"):
         raise ConfigurationError(

@@ -13,7 +13,8 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, TypeAlias, assert_never
 
-from concave.errors import InvalidScheduleError
+from concave.clock import seconds
+from concave.errors import ConfigurationError, InvalidScheduleError
 from concave.tasks.cron import first_slot_after, last_slot_until, load_zone, read_cron
 
 __all__ = [
@@ -76,18 +77,15 @@ def parse_rule(
     `anchor` is where an interval starts counting; a cron rule doesn't use it. Raises InvalidScheduleError for anything
     that could never fire: a bad expression, an unknown zone, a date that doesn't exist, an interval that isn't positive.
     """
-    load_zone(timezone)
+    load_zone(_text(timezone, "timezone"))
     start = _utc(anchor, "anchor")
     if cron is not None and interval is None:
-        rule = CronRule(" ".join(cron.split()), timezone)
+        rule = CronRule(" ".join(_text(cron, "cron").split()), timezone)
         read_cron(rule.expression)
         return rule
     if interval is None or cron is not None:
         raise InvalidScheduleError("a schedule needs either cron or interval, and not both")
-    every = interval.total_seconds() if isinstance(interval, timedelta) else float(interval)
-    if not (math.isfinite(every) and _microseconds(every) > 0):
-        raise InvalidScheduleError(f"interval must be a finite number of seconds above 0, not {interval!r}")
-    interval_rule = IntervalRule(every, start)
+    interval_rule = IntervalRule(_seconds(interval), start)
     if next_slot(interval_rule, start) is None:
         raise InvalidScheduleError(f"interval {interval!r} is too long: it ends after the year 9999")
     return interval_rule
@@ -199,6 +197,24 @@ def schedule_id(task_name: str, input_json: bytes, rule: Rule) -> str:
         digest.update(len(part).to_bytes(8, "big"))  # so that no two lists of parts look the same
         digest.update(part)
     return digest.hexdigest()[:32]
+
+
+def _text(value: object, option: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidScheduleError(f"{option} must be text, not {value!r}")
+    return value
+
+
+def _seconds(interval: float | timedelta) -> float:
+    try:
+        every = seconds(interval, "interval")
+    except ConfigurationError as error:
+        raise InvalidScheduleError(
+            f"interval must be a finite number of seconds above 0 or a timedelta, not {interval!r}"
+        ) from error
+    if _microseconds(every) <= 0:
+        raise InvalidScheduleError(f"interval must be a finite number of seconds above 0, not {interval!r}")
+    return every
 
 
 def _interval(rule: IntervalRule) -> tuple[datetime, timedelta]:

@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -72,6 +73,24 @@ def test_an_interval_must_be_positive_and_finite(interval: float | timedelta) ->
             next_slot(IntervalRule(interval, NOON), NOON)
 
 
+@pytest.mark.parametrize("interval", ["1h", "60", True, b"60", [60], pytest.param(10**400, id="huge")])
+def test_an_interval_is_a_number(interval: Any) -> None:
+    with pytest.raises(InvalidScheduleError, match="finite number of seconds above 0"):
+        parse_rule(cron=None, interval=interval, anchor=NOON)
+
+
+@pytest.mark.parametrize("value", [5, True, b"* * * * *", ["*"]])
+def test_an_expression_is_text(value: Any) -> None:
+    with pytest.raises(InvalidScheduleError, match="cron must be text"):
+        parse_rule(cron=value, interval=None, anchor=NOON)
+
+
+@pytest.mark.parametrize("zone", [None, 5, b"UTC", ["UTC"]])
+def test_a_zone_is_text(zone: Any) -> None:
+    with pytest.raises(InvalidScheduleError, match="timezone must be text"):
+        parse_rule(cron="* * * * *", interval=None, timezone=zone, anchor=NOON)
+
+
 @pytest.mark.parametrize("interval", [1e12, 1e18, timedelta(days=3_000_000)])
 def test_an_interval_must_end_before_the_calendar(interval: float | timedelta) -> None:
     with pytest.raises(InvalidScheduleError, match="too long"):
@@ -79,7 +98,7 @@ def test_an_interval_must_end_before_the_calendar(interval: float | timedelta) -
 
 
 @pytest.mark.parametrize(
-    "zone", ["Mars/Olympus", "Europe", "", "../etc/passwd", "/etc/passwd", "x" * 5000, "a\0b"]
+    "zone", ["Mars/Olympus", "Europe", "", "../etc/passwd", "/etc/passwd", "x" * 5000, "a\0b", "\ud800"]
 )
 def test_an_unknown_zone_is_refused(zone: str) -> None:
     with pytest.raises(InvalidScheduleError, match="unknown time zone"):
