@@ -20,6 +20,7 @@ from concave.tasks.options import (
     RetryConfig,
     at_least_one,
     micros,
+    printable,
     priority_in_range,
 )
 
@@ -247,9 +248,7 @@ def _must_be(type_: type[T], value: T, option: str) -> T:
 def _checked_name(name: object) -> str:
     if not name or name == "<lambda>":
         raise ConfigurationError("a task needs a name: define_task(name='send-email', ...)")
-    if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
-        raise ConfigurationError(f"a task's name is at most {MAX_NAME} printable characters, not {name!r}")
-    return name
+    return printable(name, "a task's name", MAX_NAME)
 
 
 def _retention(option: RetentionConfig | float | timedelta | None) -> RetentionConfig:

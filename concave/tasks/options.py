@@ -22,6 +22,7 @@ __all__ = [
     "RetryOn",
     "at_least_one",
     "micros",
+    "printable",
     "priority_in_range",
 ]
 
@@ -122,6 +123,13 @@ def at_least_one(value: object, option: str) -> int:
     """The number, if it is a whole one of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{option} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def printable(value: object, what: str, longest: int) -> str:
+    """The text, if it can be printed: on one line, and in UTF-8."""
+    if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
+        raise ConfigurationError(f"{what} is 1 to {longest} printable characters, not {value!r}")
     return value
 
 

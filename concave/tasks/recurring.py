@@ -27,7 +27,7 @@ from concave.kv.protocol import KV
 from concave.store.records import DAY, Fired, NewTask, ScheduleRecord
 from concave.tasks.define import TaskDefinition
 from concave.tasks.model import RecurringSchedule
-from concave.tasks.options import Duration
+from concave.tasks.options import Duration, printable
 from concave.tasks.recurrence import (
     CronRule,
     IntervalRule,
@@ -77,10 +77,11 @@ class RecurringManager:
         misfire: Misfire = "once",
     ) -> str:
         """Declare a schedule; its id. See `TaskScheduler.schedule_recurring`."""
-        if misfire not in {"skip", "once", "all"}:
+        if misfire not in ("skip", "once", "all"):
             raise ConfigurationError(f"misfire must be 'skip', 'once' or 'all', not {misfire!r}")
-        if id is not None and not 0 < len(id) <= MAX_ID:
-            raise ConfigurationError(f"a schedule's id is text of 1 to {MAX_ID} characters, not {id!r}")
+        if id is not None:
+            # It is part of its tasks' ids, which a store tells in lines.
+            printable(id, "a schedule's id", MAX_ID)
         now = await self._kv.store.now()
         rule = parse_rule(cron=cron, interval=interval, timezone=timezone, anchor=from_micros(now))
         template = submission(task, input, recurring=True)

@@ -168,7 +168,8 @@ class TaskScheduler:
         Declaring the same schedule again, on every boot and replica, changes nothing; under a given `id` a changed
         rule or input replaces the old one. `misfire` says what becomes of slots that no scheduler was there to fire: the latest is
         run ("once"), each of the last hundred ("all"), or the latest unless it is more than a minute late ("skip").
-        Raises `InvalidScheduleError` for a rule that can't be.
+        Raises `InvalidScheduleError` for a rule that can't be, and `ConfigurationError` for an `id` that isn't 1 to 200 printable
+        characters.
         """
         return await RecurringManager(self._kv).create(
             task, input, cron=cron, interval=interval, timezone=timezone, id=id, misfire=misfire

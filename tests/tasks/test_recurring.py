@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -176,7 +176,7 @@ async def test_the_scheduler_goes_on_after_the_store_was_away(
 @pytest.mark.parametrize(
     "options",
     [{}, {"cron": "x"}, {"cron": "* * * * *", "interval": 1}, {"interval": 0}, {"interval": 1, "timezone": "No/Where"},
-     {"cron": "0 0 30 2 *"}],
+     {"cron": "0 0 30 2 *"}, {"interval": "1h"}, {"interval": True}, {"cron": 5}, {"interval": 1, "timezone": None}],
 )  # fmt: skip
 async def test_rules_that_cannot_be(kv: KV, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidScheduleError):
@@ -187,8 +187,10 @@ async def test_rules_that_cannot_be(kv: KV, options: dict[str, Any]) -> None:
 async def test_options_of_schedules_that_cannot_be(kv: KV) -> None:
     with pytest.raises(ConfigurationError, match="misfire"):
         await create_recurring_manager(kv).create(report, "x", interval=1, misfire="odd")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="id"):
-        await create_recurring_manager(kv).create(report, "x", interval=1, id="")
+    for bad in ("", "x" * 201, "a\nb", "a\0b", "\ud800", 7, b"id"):
+        with pytest.raises(ConfigurationError, match="a schedule's id is 1 to 200 printable characters"):
+            await create_recurring_manager(kv).create(report, "x", interval=1, id=cast("Any", bad))
+    assert await create_recurring_manager(kv).list() == []
     assert not await kv.store.schedules.fire(Fired("none", 1, 2, None, ()))
 
 
