@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from concave.clock import seconds, sleep
-from concave.errors import ConcaveError, LockNotAcquiredError, StoreError
+from concave.errors import ConcaveError, ConfigurationError, LockNotAcquiredError, StoreError
 from concave.kv.protocol import KV
 from concave.tasks.options import Duration, micros
 from concave.tasks.signal import AbortSignal
+from concave.tasks.submission import SURROGATES
 
 __all__ = ["TaskLock", "create_task_lock"]
 
@@ -27,7 +28,14 @@ class TaskLock:
         self._kv = kv
 
     async def acquire(self, task_id: str, worker_id: str, ttl: Duration = 30.0) -> bool:
-        """Take a lock; True if it was free. An owner that asks again renews it, so that asking twice is safe."""
+        """Take a lock; True if it was free. An owner that asks again renews it, so that asking twice is safe.
+
+        Raises `ConfigurationError` for a name or an owner that UTF-8 can't hold: nobody could take it.
+        """
+        if SURROGATES.search(task_id) or SURROGATES.search(worker_id):
+            raise ConfigurationError(
+                f"a lock and its owner are text in UTF-8, not {task_id!r} and {worker_id!r}"
+            )
         return await self._kv.store.locks.acquire(task_id, worker_id, _micros(ttl))
 
     async def extend(self, task_id: str, worker_id: str, ttl: Duration = 30.0) -> bool:

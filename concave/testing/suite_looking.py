@@ -43,6 +43,19 @@ class LookingSuite:
         assert await found(store, names=("unknown",), statuses=("pending", "running")) == []
         assert await store.depth() == 0
 
+    async def test_what_utf8_cannot_hold_is_nowhere(self, store: Store) -> None:
+        await add(store)
+        for odd in ("\ud800", "unknown \udfff"):
+            assert await store.get(odd) is None
+            assert await found(store, names=(odd,)) == []
+            assert not await store.cancel(odd)
+            assert not await store.abort(odd)
+            assert await store.revive(odd, "new") is None
+            assert await store.schedules.get(odd) is None
+            assert not await store.schedules.enable(odd, None)
+            assert not await store.schedules.delete(odd)
+        assert await store.depth() == 1
+
     async def test_find_tells_every_status_and_the_newest_first(self, store: Store, clock: FakeClock) -> None:
         ids = await _one_of_each_status(store, clock)
         assert await found(store) == list(reversed(ids.values()))

@@ -145,6 +145,19 @@ async def test_a_message_that_nobody_can_read_says_that_there_was_one(
     await listener.close()
 
 
+async def test_who_waits_for_what_utf8_cannot_hold_harms_no_other(redis_kv: RedisKV) -> None:
+    store = redis_kv.store
+    odd = await store.ended("\ud800", lambda _: None)
+    task_id = await add(store)
+    told: asyncio.Queue[TaskRecord | None] = asyncio.Queue()
+    listener = await store.ended(task_id, told.put_nowait)
+    await store.settle([Settlement(lease, Complete(b"1")) for lease in await take(store)])
+    # The record itself came, over the same connection: a new one would only say that something may have been missed.
+    assert await told.get() == await store.get(task_id)
+    await listener.close()
+    await odd.close()
+
+
 async def test_a_listener_that_raises_harms_no_other(listening_kv: RedisKV) -> None:
     store = listening_kv.store
     reported: list[dict[str, Any]] = []

@@ -51,6 +51,19 @@ async def test_of_many_who_ask_at_once_one_has_it(timed_kv: KV) -> None:
         assert sum(await asyncio.gather(*asked)) == 1
 
 
+async def test_a_lock_that_nobody_can_take(timed_kv: KV) -> None:
+    lock = create_task_lock(timed_kv)
+    for name, owner in (("\ud800", "me"), ("task", "\udfff")):
+        with pytest.raises(ConfigurationError, match="UTF-8"):
+            await lock.acquire(name, owner)
+        assert not await lock.extend(name, owner)
+        assert not await lock.is_held(name, owner)
+        assert not await lock.release(name, owner)
+    with pytest.raises(ConfigurationError, match="UTF-8"):
+        async with lock.hold("\ud800"):
+            pass
+
+
 @pytest.mark.parametrize("ttl", [0, -1, float("nan"), timedelta(0), timedelta(days=365 * 300), "x"])
 async def test_a_ttl_that_cannot_be(timed_kv: KV, ttl: Any) -> None:
     lock = create_task_lock(timed_kv)

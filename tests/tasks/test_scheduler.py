@@ -266,6 +266,17 @@ async def test_waiting_for_what_has_ended_or_never_was_takes_one_look(timed_kv: 
     assert spied.script.calls["get"] == 2
 
 
+async def test_an_id_or_a_name_that_nothing_can_have_is_unknown(timed_kv: KV) -> None:
+    scheduler = TaskScheduler(timed_kv)
+    await scheduler.enqueue(other)
+    assert await scheduler.wait("\ud800") is None
+    assert await scheduler.get_task("\ud800") is None
+    assert await scheduler.get_tasks(name="\ud800") == []
+    assert not await scheduler.cancel("\ud800", running=True)
+    assert await scheduler.dead_letters.get("\ud800") is None
+    assert await scheduler.dead_letters.retry("\ud800") is None
+
+
 async def test_waiting_has_its_limit(timed_kv: KV, clock: WatchedClock) -> None:
     scheduler = TaskScheduler(timed_kv)
     task_id = await scheduler.enqueue(other)

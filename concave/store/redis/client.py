@@ -28,7 +28,7 @@ from concave.clock import Clock
 from concave.errors import StoreDeniedError, StoreError, StoreFullError, StoreUnavailableError
 from concave.store.redis.script import load_script
 
-__all__ = ["DRIVERS", "RedisClient", "ScriptCaller", "mapped_errors"]
+__all__ = ["DRIVERS", "RedisClient", "ScriptCaller", "as_sent", "mapped_errors"]
 
 PASSING = (
     BusyLoadingError,
@@ -100,6 +100,11 @@ def _is_of_a_replica(error: BaseException | None) -> bool:
     return isinstance(error, ReadOnlyError) or "-READONLY " in str(error)
 
 
+def as_sent(text: str) -> bytes:
+    """Text as a server gets it. What UTF-8 can't hold is the name of nothing, and is looked for like anything that isn't there."""
+    return text.encode(errors="surrogatepass")
+
+
 class ScriptCaller:
     """Calls scripts within one namespace. With a `clock`, that is given to the server in place of its own: in tests."""
 
@@ -112,7 +117,8 @@ class ScriptCaller:
     async def call(self, name: str, *args: bytes | str | int) -> Any:
         """Run a verb's script. Sent again, once, with its source where the server doesn't know it."""
         script = load_script(name)
-        given = (1, self._namespace, "" if self._clock is None else self._clock.now(), *args)
+        sent = [as_sent(arg) if type(arg) is str else arg for arg in args]
+        given = (1, self._namespace, "" if self._clock is None else self._clock.now(), *sent)
         try:
             try:
                 return await self._client.execute_command("EVALSHA", script.sha, *given)

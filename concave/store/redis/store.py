@@ -21,7 +21,7 @@ from concave.store.records import (
     TaskRecord,
     TaskStatus,
 )
-from concave.store.redis.client import RedisClient, ScriptCaller
+from concave.store.redis.client import RedisClient, ScriptCaller, as_sent
 from concave.store.redis.locks import RedisLocks
 from concave.store.redis.packing import pack, packed_lanes, packed_settlements, packed_tasks
 from concave.store.redis.reading import MalformedRecordError, read_claimed, read_handed_out, read_record
@@ -147,7 +147,7 @@ class RedisStore:
         now, *rows = await self._scripts.call_again(
             "find",
             pack(statuses),
-            pack(list(dict.fromkeys(query.names))),
+            pack([as_sent(name) for name in dict.fromkeys(query.names)]),
             "" if query.created_after is None else query.created_after + 1,
             "" if query.created_before is None else query.created_before - 1,
             query.limit,

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from concave.clock import Clock, Timer, sleep
 from concave.errors import StoreUnavailableError
 from concave.store.protocol import done_topic
-from concave.store.redis.client import DRIVERS, mapped_errors
+from concave.store.redis.client import DRIVERS, as_sent, mapped_errors
 from concave.store.redis.reading import read_told
 from concave.store.redis.wire import Wire, Wires
 
@@ -246,7 +246,7 @@ class RedisTopics:
         records = read_told(told)
         for each in list(self._subscriptions):
             kind, _, rest = each.topic.partition(":")
-            task_id = rest.encode()
+            task_id = as_sent(rest)
             if task_id in ended and kind in {"done", "ended"}:
                 self._tell(each, records.get(task_id, b"") if kind == "ended" else task_id)
 
