@@ -134,7 +134,8 @@ class Claim(NamedTuple):
     """What a worker wants.
 
     `nonce` is 16 ASCII characters, fresh for each claim, and repeated only when the same claim is sent again. A worker may
-    have several claims under way, each on a line of its own: of each line the store knows the last claim.
+    have several claims under way, each on a line of its own: of each line the store knows the last claim. Workers may share an id:
+    those that count their claims (see `number`) have lines of their own all the same.
     """
 
     worker_id: str

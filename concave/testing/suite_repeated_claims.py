@@ -137,6 +137,17 @@ class RepeatedClaimsSuite:
         for claim in (counted(7, limit=1), counted(1, limit=1, line=1), counted(1, "later", limit=1)):
             assert len((await store.claim(claim)).leases) == 1
 
+    async def test_workers_that_share_an_id_do_not_make_one_another_forget(self, store: Store) -> None:
+        await store.add(new_tasks(3))
+        one, other = counted(7, "one", limit=1), counted(1, "other", limit=1)
+        first, second = (await store.claim(one)).leases, (await store.claim(other)).leases
+        assert (await store.claim(one)).leases == first
+        assert (await store.claim(other)).leases == second
+        third = (await store.claim(counted(2, "other", limit=1))).leases
+        assert await store.claim(other) == NOTHING_CLAIMED
+        assert len({*ids_of(first), *ids_of(second), *ids_of(third)}) == 3
+        assert {lease.task.worker_id for lease in (*first, *second, *third)} == {one.worker_id}
+
 
 def counted(number: int, start: str = "start", **fields: Any) -> Claim:
     """A claim that is counted, of a start of a worker."""

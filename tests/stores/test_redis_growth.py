@@ -47,9 +47,11 @@ async def test_names_that_are_used_no_more_are_forgotten(
 async def test_the_last_claim_of_a_line_is_known_for_a_quarter_of_an_hour_and_not_for_ever(
     redis_kv: RedisKV, redis: Redis
 ) -> None:
-    for claim in (claim_of(number=1), claim_of(number=2, lease=3600 * SECOND, line=1)):
+    claims = claim_of(number=1), claim_of(number=2, lease=3600 * SECOND, line=1)
+    for claim in claims:
         await redis_kv.store.claim(claim)
-    kept = [await redis.ttl(f"{{{redis_kv.prefix}}}:w:worker-1:{line}") for line in (0, 1)]
+    lines = [f"{claim.nonce[:8]}:{claim.line}" for claim in claims]
+    kept = [await redis.ttl(f"{{{redis_kv.prefix}}}:w:worker-1:{line}") for line in lines]
     assert 600 < kept[0] <= 901
     assert 1800 < kept[1] <= 3601
 

@@ -1,8 +1,8 @@
-"""What was claimed last on each line of a worker: that claim may be sent again, and those before it may come late."""
+"""What was claimed last on each line of each start of a worker: that claim may be sent again, and those before it may come late."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from concave.clock import Micros
 from concave.store.memory.entry import Entry
@@ -14,6 +14,9 @@ LATEST: Final = 900_000_000
 """Microseconds for which a claim is known at least, as in the other stores. Nothing holds back what is on its way to this one."""
 
 
+_Line: TypeAlias = tuple[str, str, int]
+
+
 class LastClaim(NamedTuple):
     """A claim that was carried out, and what it leased."""
 
@@ -23,8 +26,8 @@ class LastClaim(NamedTuple):
     until: Micros
 
     def has_overtaken(self, claim: Claim) -> bool:
-        """Whether a claim of the same start comes too late: nobody waits for it any more."""
-        return claim.number < self.number and claim.nonce[:8] == self.nonce[:8]
+        """Whether a claim on the same line comes too late: nobody waits for it any more."""
+        return claim.number < self.number
 
     def is_repeated_by(self, claim: Claim) -> bool:
         """Whether it is this one again. Under its nonce something else may be asked, as long as it leased nothing."""
@@ -32,21 +35,26 @@ class LastClaim(NamedTuple):
 
 
 class LastClaims:
-    """By worker and line; who is gone is forgotten."""
+    """By worker, start and line; who is gone is forgotten."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], LastClaim] = {}
+        self._known: dict[_Line, LastClaim] = {}
 
     def before(self, claim: Claim) -> LastClaim | None:
         """What was claimed on this claim's line before it, or is claimed by it once more."""
-        return self._known.get((claim.worker_id, claim.line))
+        return self._known.get(_line_of(claim))
 
     def remember(self, claim: Claim, taken: list[Entry], now: Micros) -> None:
         """Know a claim. One that isn't counted and leased nothing need not be."""
         if not taken and claim.number == 0:
             return
-        line = claim.worker_id, claim.line
+        line = _line_of(claim)
         if line not in self._known:
             for gone in [known for known, last in self._known.items() if last.until <= now]:
                 del self._known[gone]
         self._known[line] = LastClaim(claim.nonce, claim.number, taken, now + max(claim.lease, LATEST))
+
+
+def _line_of(claim: Claim) -> _Line:
+    # Workers may share an id: replicas of one deployment, say. What the nonces of counted claims begin with is of one start alone.
+    return claim.worker_id, claim.nonce[:8] if claim.number else "", claim.line

@@ -26,7 +26,9 @@
 --   b:<n>:<name>:<key>     string  debounce key -> id of the task that waits under it
 --   o:<n>:<name>:<key>     string  debounce key -> msgpack(highest sequence, id of the task that stands last, expires)
 --   s:<id>                 string  msgpack(task, expires): a submission whose record is gone, or is another's
---   w:<worker>:<line>      string  nonce of the last claim on this line, msgpack(its number, [id, …])
+--   w:<worker>:<start>:<line>
+--                          string  nonce of the last claim on this line, msgpack(its number, [id, …]); the start is what its
+--                                  nonces begin with, and empty for claims that aren't counted
 --   standing               hash    desk -> msgpack [worker, limit, lease, nonce, line, until when, number], names: see
 --                                  standing.lua
 --   bad:<id>               string  a record that nobody can read, put aside

@@ -174,9 +174,9 @@ local function lease(order, chosen, claim, run)
   return found
 end
 
--- The last claim of a worker's line: its nonce, its number, and the ids that it leased.
-local function last_claim(worker, line)
-  local seen = call('GET', P .. 'w:' .. worker .. ':' .. line)
+-- The last claim on the line of a claim: its nonce, its number, and the ids that it leased.
+local function last_claim(worker, line, nonce, number)
+  local seen = call('GET', last_claim_key(worker, line, nonce, number))
   local number, ids = values_of(seen and string.sub(seen, 17) or '')
   return seen and string.sub(seen, 1, 16), tonumber(number) or 0, type(ids) == 'table' and ids or {}
 end
@@ -205,8 +205,8 @@ local function claim_into(reply, claim, caps, names)
   go_through()
   reap(100)
   promote(1000)
-  local last, last_number, last_ids = last_claim(claim[1], claim[6])
-  if last and number < last_number and string.sub(last, 1, 8) == string.sub(nonce, 1, 8) then
+  local last, last_number, last_ids = last_claim(claim[1], claim[6], nonce, number)
+  if last and number < last_number then
     -- Something on the way held it back. Nobody waits for it any more: what it leased, nobody would know of.
     reply[#reply + 1] = -1
     reply[#reply + 1] = 0

@@ -29,8 +29,15 @@ end
 -- Longer than a network, or a proxy, holds back what it delivers after all.
 local LATEST = 900000000
 
+-- Workers may share an id: replicas of one deployment, say. What the nonces of counted claims begin with is of one start alone.
+local function last_claim_key(worker, line, nonce, number)
+  local start = number ~= 0 and string.sub(nonce, 1, 8) or ''
+  return P .. 'w:' .. worker .. ':' .. start .. ':' .. line
+end
+
 -- Know the last claim of a line, and what it leased: it may be sent again, and those before it may come late.
 local function remember_claim(worker, line, nonce, number, ids, lasting)
   local seen = nonce .. pack(number, ids)
-  call('SET', P .. 'w:' .. worker .. ':' .. line, seen, 'PX', ms(math.max(lasting, LATEST)))
+  local key = last_claim_key(worker, line, nonce, number)
+  call('SET', key, seen, 'PX', ms(math.max(lasting, LATEST)))
 end
