@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
 
+from concave.shown import shown
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import Duration
 from concave.tasks.scheduler import TaskScheduler
@@ -40,7 +41,8 @@ class HookContext:
 
     `session` is the transaction that the row is written in. `previous` is, for an after-update hook, the row as it was.
     `request_id` is what the client (X-Request-ID) or a middleware (``request.state.request_id``) calls the request.
-    `in_thread` calls a function in a thread: how hooks that are no coroutine functions are called where `session` blocks.
+    `shown` makes JSON of some of a row's values, as GET shows them. `in_thread` calls a function in a thread: how hooks that
+    are no coroutine functions are called where `session` blocks.
     Outside a resource all of them are what the caller gave, and tasks go straight to a scheduler.
     """
 
@@ -54,6 +56,7 @@ class HookContext:
         request_id: str | None = None,
         previous: Row | None = None,
         enqueue: Enqueue | None = None,
+        shown: Callable[[Row], Row] = shown,
         in_thread: Callable[..., Awaitable[Any]] | None = None,
     ) -> None:
         self.user = user
@@ -63,6 +66,7 @@ class HookContext:
         self.request_id = request_id
         self.previous = previous
         self._enqueue: Enqueue = enqueue or _enqueue_now
+        self.shown = shown
         self._in_thread = in_thread
         self._after_commit: list[Callable[[], Any]] = []
 

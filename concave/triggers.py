@@ -6,12 +6,13 @@ import hashlib
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from pydantic_core import to_json
 
-from concave.errors import ConfigurationError
+from concave.errors import ConfigurationError, TaskInputError, TaskInputTooLargeError
 from concave.hooks import HookContext, ResourceHooks, Row, call_hook
+from concave.tasks.codec import CodecError, JsonCodec
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import Duration, micros
 from concave.tasks.scheduler import TaskScheduler
@@ -20,6 +21,9 @@ from concave.tasks.submission import MAX_KEY, SURROGATES
 __all__ = ["TaskTrigger", "TriggerEvent", "create_task_trigger_hooks"]
 
 Event: TypeAlias = Literal["create", "update", "delete"]
+
+ANYTHING: Final = JsonCodec[Any](Any, "a value")
+MAY_HAVE_BYTES: Final = frozenset({bytes, bytearray, list, tuple})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,8 @@ class TaskTrigger:
     """A task to enqueue for an event.
 
     `when` decides whether it fires; `transform` makes the task's input, in place of the default ``{"event", "resource",
-    "data", "userId"}``. `fields`: it fires only where one of these columns (``"email"`` or ``User.email``) changed. `delay` is in seconds.
+    "data", "userId"}``, where ``data`` is the row: bytes are base64, and what JSON can't hold is what GET shows. `fields`: it
+    fires only where one of these columns (``"email"`` or ``User.email``) changed. `delay` is in seconds.
 
     `key` makes one task of all that wait with the same key (and table): it gets the latest committed row as its input,
     in whatever order they arrive at the store, and runs `delay` after the first of them. A row that changes while its
@@ -111,18 +116,21 @@ def create_task_trigger_hooks(
             for trigger in triggers:
                 if trigger.asks_nothing:
                     # Most are so, and what an event is told of takes longer than all the rest of this.
-                    given = _default_input(event, ctx.resource, row, ctx.user)
-                    await ctx.enqueue(trigger.task, given, delay=trigger.delay, scheduler=scheduler)
+                    await trigger.tell(ctx, event, row, scheduler)
                     continue
                 happened = happened or _event(event, ctx, row)
-                if await trigger.fires(row, happened):
-                    await ctx.enqueue(
-                        trigger.task,
-                        await trigger.input_of(row, happened),
-                        delay=trigger.delay,
-                        scheduler=scheduler,
-                        key=await trigger.key_of(row, happened),
-                    )
+                if not await trigger.fires(row, happened):
+                    continue
+                if trigger.transform is None:
+                    await trigger.tell(ctx, event, row, scheduler, key=await trigger.key_of(row, happened))
+                    continue
+                await ctx.enqueue(
+                    trigger.task,
+                    await call_hook(trigger.transform, row, happened),
+                    delay=trigger.delay,
+                    scheduler=scheduler,
+                    key=await trigger.key_of(row, happened),
+                )
 
         return fire
 
@@ -160,10 +168,31 @@ class _Prepared(NamedTuple):
                 return False
         return self.when is None or bool(await call_hook(self.when, row, event))
 
-    async def input_of(self, row: Row, event: TriggerEvent) -> Any:
-        if self.transform is not None:
-            return await call_hook(self.transform, row, event)
-        return _default_input(event.event, event.resource, row, event.user)
+    async def tell(
+        self,
+        ctx: HookContext,
+        event: Event,
+        row: Row,
+        scheduler: TaskScheduler | None,
+        *,
+        key: str | None = None,
+    ) -> None:
+        """Enqueue the task with the default input. What JSON has nothing for is told of as the resource shows it."""
+        data = _without_bytes(ctx, row)
+        given = _default_input(event, ctx.resource, data, ctx.user)
+        try:
+            await ctx.enqueue(self.task, given, delay=self.delay, scheduler=scheduler, key=key)
+        except TaskInputTooLargeError:
+            raise
+        except TaskInputError:
+            # Only now is looked for what may be to blame: nearly no row has any of it.
+            odd = {name: value for name, value in data.items() if not _is_json(value)}
+            if not odd:
+                raise
+        else:
+            return
+        given["data"] = {**data, **ctx.shown(odd)}
+        await ctx.enqueue(self.task, given, delay=self.delay, scheduler=scheduler, key=key)
 
     async def key_of(self, row: Row, event: TriggerEvent) -> str | None:
         value = None if self.key is None else await call_hook(self.key, row, event)
@@ -213,6 +242,29 @@ def _takes_event(function: Callable[..., Any]) -> bool:
 
 def _default_input(event: Event, resource: str, row: Row, user: Any) -> dict[str, Any]:
     return {"event": event, "resource": resource, "data": row, "userId": _user_id(user)}
+
+
+def _without_bytes(ctx: HookContext, row: Row) -> Row:
+    """Bytes are shown whatever is in them: some would pass for text, and a task couldn't tell."""
+    if MAY_HAVE_BYTES.isdisjoint(map(type, row.values())):
+        return row
+    binary = {name: value for name, value in row.items() if _is_binary(value)}
+    return {**row, **ctx.shown(binary)} if binary else row
+
+
+def _is_binary(value: Any) -> bool:
+    # The items of an array are of one type. JSON has no bytes, and is not searched.
+    while isinstance(value, list | tuple):
+        value = next((each for each in cast("Sequence[Any]", value) if each is not None), None)
+    return isinstance(value, bytes | bytearray)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        ANYTHING.encode(value)
+    except CodecError:
+        return False
+    return True
 
 
 def _event(event: Event, ctx: HookContext, row: Row) -> TriggerEvent:

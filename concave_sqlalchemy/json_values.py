@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-from base64 import b64encode
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import types
 
+from concave.shown import as_base64
 from concave_sqlalchemy.bare_types import bare_type
 from concave_sqlalchemy.fields import ResourceField
 
@@ -23,7 +23,7 @@ def writer_of(field: ResourceField, numeric: Numbers) -> Callable[[Any], Any] | 
     """What makes a field's values, None among them, fit for JSON; None where they are so already."""
     match bare_type(field.column.type):
         case types.LargeBinary():
-            return _base64
+            return as_base64
         case types.Interval():
             return _duration
         case (types.Numeric() | types.Float()) as kind if kind.asdecimal:
@@ -45,11 +45,6 @@ def _is_number(field: ResourceField, numeric: Numbers) -> bool:
 
 
 # A type decorator may have made something else of a value, which is then left to the JSON encoder.
-
-
-def _base64(value: Any) -> Any:
-    # The standard alphabet, which every client's decoder takes.
-    return b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 def _duration(value: Any) -> Any:

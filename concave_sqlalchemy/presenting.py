@@ -1,4 +1,4 @@
-"""Rows as they come from the database → JSON as clients see it, with as little in between as there can be."""
+"""Rows as they come from the database → what is JSON as clients see it, with as little in between as there can be."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from pydantic_core import to_json
-
-__all__ = ["Presenter", "as_json", "in_utc", "presenter"]
+__all__ = ["Presenter", "in_utc", "presenter"]
 
 Presenter: TypeAlias = Callable[[Sequence[Any]], dict[str, Any]]
 """A row's values, in order → what `as_json` takes. Values beyond those that are shown are left out."""
@@ -32,11 +30,6 @@ def presenter(
         return found
 
     return changed if special else plain
-
-
-def as_json(value: Any) -> bytes:
-    """JSON, whatever is in it: it has no NaN, and an answer must never fail for a value, since its row is committed by then."""
-    return to_json(value, bytes_mode="base64", inf_nan_mode="null", fallback=str)
 
 
 def in_utc(value: Any) -> Any:

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Enum, Integer, Row, Select, String, Table,
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
+from concave.shown import as_json
 from concave_sqlalchemy.aggregates import Aggregates
 from concave_sqlalchemy.etags import Tags
 from concave_sqlalchemy.filters import FilterOperator, Filters
@@ -22,7 +23,7 @@ from concave_sqlalchemy.pagination.keyset import PageStatement, page_statement, 
 from concave_sqlalchemy.pagination.ordering import Ordering, Orders, named
 from concave_sqlalchemy.pagination.request import PageRequest, names
 from concave_sqlalchemy.policy import Allowed
-from concave_sqlalchemy.presenting import Presenter, as_json, presenter
+from concave_sqlalchemy.presenting import Presenter, presenter
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.refusals import database_errors
 from concave_sqlalchemy.schema import RowSchema

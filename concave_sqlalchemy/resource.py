@@ -341,9 +341,11 @@ def _writing(
 ) -> Writing:
     rows, tags = Rows(table, schema, version), Tags(schema, version)
     hooked = hooks.uses_session and hooks != ResourceHooks()
-    shown = (field for field in schema.fields if field.name not in schema.hidden)
-    names = {(table.name, field.column.name): field.name for field in shown}
-    performer = Performer(resource_of(table), outbox, hooked=hooked, records=records, names=names)
+    told = (field for field in schema.fields if field.name not in schema.hidden)
+    names = {(table.name, field.column.name): field.name for field in told}
+    performer = Performer(
+        resource_of(table), outbox, hooked=hooked, records=records, names=names, shown=schema.for_tasks
+    )
     return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
 
 

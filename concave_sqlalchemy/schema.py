@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import JSON, RowMapping, null
 
+from concave.hooks import Row
+from concave.shown import as_json
 from concave_sqlalchemy.bare_types import bare_type, has_zones
 from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.json_values import Numbers, writer_of
 from concave_sqlalchemy.keys import Key, with_path
 from concave_sqlalchemy.policy import Allowed
-from concave_sqlalchemy.presenting import as_json, in_utc
+from concave_sqlalchemy.presenting import in_utc
 from concave_sqlalchemy.problems import Problem, invalid
 
 __all__ = ["Body", "BodyModel", "RowSchema", "Validated"]
@@ -168,9 +170,16 @@ class RowSchema:
         """Some fields of a row as clients see them, before they are JSON."""
         return self._presented(self.row_of(row))
 
+    def for_tasks(self, values: Mapping[str, Any]) -> Row:
+        """Some of a row's values as JSON, of fields that no answer shows too: tasks are told of all."""
+        return from_json(as_json(self._written(values)))  # type: ignore[no-any-return]
+
     def _presented(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.hidden:
             row = {name: value for name, value in row.items() if name not in self.hidden}
+        return self._written(row)
+
+    def _written(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self.written:
             return row
         return {**row, **{name: write(row[name]) for name, write in self.written.items() if name in row}}

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 
 from concave.failpoints import FailPoint, armed, reach
-from concave.hooks import HookContext, call_hook
+from concave.hooks import HookContext, Row, call_hook
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission, into
 from concave_sqlalchemy.transactions import AnySession
@@ -32,12 +32,14 @@ class Write:
         user: Any,
         request: Request,
         resource: str,
+        shown: Callable[[Row], Row],
         shares_session: bool,
     ) -> None:
         self.submissions: list[Submission] = []
         self._user = user
         self._request = request
         self._resource = resource
+        self._shown = shown
         self._shares_session = shares_session
         self._outbox = outbox
         self._ctx: HookContext | None = None
@@ -55,6 +57,7 @@ class Write:
                 resource=self._resource,
                 request_id=_request_id(self._request),
                 enqueue=into(self._take),
+                shown=self._shown,
                 in_thread=self.session.in_thread,
             )
         return self._ctx

@@ -113,6 +113,7 @@ class Unit:
             resource=tracked.resource,
             previous=change.previous if change.kind == "update" else None,
             enqueue=into(self._take),
+            shown=tracked.schema.for_tasks,
         )
         self._contexts.append((context, around))
         hook = {

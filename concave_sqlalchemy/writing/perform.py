@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from sqlalchemy.orm import Session
 
 from concave.failpoints import armed, reach
+from concave.hooks import Row
 from concave_sqlalchemy.idempotency import Records, in_flight
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.refusals import ColumnNames, database_errors
@@ -37,6 +38,8 @@ class Performer:
     """Whether hooks run inside that get the session, in whose hands the transaction is then."""
     records: Records
     names: ColumnNames
+    shown: Callable[[Row], Row]
+    """How tasks are told of values that JSON has nothing for."""
     in_flight: set[str] = field(default_factory=set[str])
     """The idempotency keys of the requests that this process is carrying out."""
 
@@ -77,6 +80,7 @@ class Performer:
             user=call.user,
             request=call.request,
             resource=self.resource,
+            shown=self.shown,
             shares_session=self.hooked,
         )
 
