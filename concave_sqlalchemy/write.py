@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.requests import Request
 
+from concave.errors import TaskInputTooLargeError
 from concave.failpoints import FailPoint, armed, reach
 from concave.hooks import HookContext, Row, call_hook
 from concave_sqlalchemy.outbox import Outbox
+from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.relay import Submission, into
 from concave_sqlalchemy.transactions import AnySession
 
 __all__ = ["Write"]
+
+log = logging.getLogger("concave.resource")
 
 MAX_REQUEST_ID = 200
 
@@ -63,8 +68,15 @@ class Write:
         return self._ctx
 
     async def call_hook(self, hook: Callable[..., Any], *args: Any) -> Any:
-        """Call a hook, as it would be called in no transaction."""
-        return await self.session.outside(call_hook(hook, *args))
+        """Call a hook, as it would be called in no transaction. 413 for what is too much for a task."""
+        try:
+            return await self.session.outside(call_hook(hook, *args))
+        except TaskInputTooLargeError as error:
+            # A body within `max_body` can make more of an input, of the defaults and the names in it, than `max_input_bytes`.
+            log.info("a write was refused: %s", error)
+            raise Problem(
+                413, f"too large for what it triggers (the task's max_input_bytes): {error}"
+            ) from error
 
     async def reach(self, point: FailPoint) -> None:
         """Pass a fail-point, if any is armed."""

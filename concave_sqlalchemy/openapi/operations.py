@@ -81,7 +81,7 @@ OPERATIONS: Final = (
     Operation(
         "deleteMany", "delete", "/batch", "Delete several rows, all of them or none",
         "The rows are those of `filter`; or all, which must be said: `all=true`.",
-        parameters=("filter", "all", *KEYED), answer="Count", problems=(400, 409, 422, 500, 503),
+        parameters=("filter", "all", *KEYED), answer="Count", problems=(400, 409, 413, 422, 500, 503),
     ),
     Operation(
         "read", "get", "/{id}", "One row", parameters=("id", "select", "If-Match", "If-None-Match"), answer="Selected",
@@ -97,6 +97,6 @@ OPERATIONS: Final = (
     ),
     Operation(
         "delete", "delete", "/{id}", "Delete a row", parameters=CONDITIONAL, status=204,
-        problems=(400, 404, 409, 412, 422, 428, 500, 503),
+        problems=(400, 404, 409, 412, 413, 422, 428, 500, 503),
     ),
 )  # fmt: skip

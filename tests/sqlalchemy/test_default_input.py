@@ -276,3 +276,48 @@ async def test_with_no_resource() -> None:
             "price": "3 EUR",
             "exact": "1.50",
         }
+
+
+@define_task(name="told-little", max_input_bytes=400)
+async def told_little(ctx: Any, entry: Any) -> None: ...
+
+
+async def test_a_row_that_is_too_large_for_its_task_is_refused_and_leaves_nothing(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(insert(Thing).values(id=1000, doc="x" * 400))
+    little = TaskTrigger(told_little)
+    few = create_task_trigger_hooks(
+        on_create=[TaskTrigger(told, transform=lambda row: row["id"]), little],
+        on_update=[little],
+        on_delete=[little],
+    )
+    fields = Fields(writable={"id", "doc", "ratio"})
+    large = {"doc": "x" * 400}
+    for hooks in (few, compose_hooks(few, ResourceHooks())):
+        async with client_of(Thing, engine, hooks=hooks, fields=fields) as client:
+            answers = [
+                await client.post("", json=large),
+                await client.post("/batch", json={"items": [{}, large]}),
+                await client.post("?on_conflict=id", json={"id": 1000, **large}),
+                await client.patch("/1000", json={"ratio": 1}),
+                await client.delete("/1000"),
+            ]
+            for answer in answers:
+                problem = answer.json()
+                assert (answer.status_code, problem["code"]) == (413, "PAYLOAD_TOO_LARGE")
+                assert "max_input_bytes" in problem["detail"]
+                assert "the limit is 400" in problem["detail"]
+            assert answers[1].json()["errors"][0]["field"] == "items.1"
+            assert [item["id"] for item in (await client.get("")).json()["items"]] == [1000]
+    assert await inputs(scheduler, engine) == []
+
+
+async def test_a_body_within_its_limit_may_be_too_large_for_a_task(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    async with client_of(Thing, engine, hooks=EVERY) as client:
+        refused = await client.post("", json={"doc": "x" * (1024 * 1024 - 20)})
+        assert refused.status_code == 413
+        assert "the limit is 1048576" in refused.json()["detail"]
