@@ -56,6 +56,7 @@ class HookContext:
         request_id: str | None = None,
         previous: Row | None = None,
         enqueue: Enqueue | None = None,
+        on_commit: Callable[[Callable[[], Any]], None] | None = None,
         shown: Callable[[Row], Row] = shown,
         in_thread: Callable[..., Awaitable[Any]] | None = None,
     ) -> None:
@@ -69,14 +70,13 @@ class HookContext:
         self.shown = shown
         self._in_thread = in_thread
         self._after_commit: list[Callable[[], Any]] = []
+        self._on_commit = on_commit or self._after_commit.append
 
     def on_commit(self, callback: Callable[[], Any]) -> None:
-        """Call `callback` (sync or async) once the transaction has committed; not at all if it rolls back."""
-        self._after_commit.append(callback)
-
-    def forget_commit(self, kept: int) -> None:
-        """Keep the first callbacks of `on_commit` only: a savepoint in which the others were given was rolled back."""
-        del self._after_commit[kept:]
+        """Call `callback` (sync or async) once the transaction has committed; not at all if it rolls back, or the savepoint that this
+        is called in.
+        """
+        self._on_commit(callback)
 
     async def enqueue(
         self,
@@ -105,7 +105,7 @@ class HookContext:
 
     @property
     def after_commit(self) -> Sequence[Callable[[], Any]]:
-        """The callbacks that wait for the commit, in order."""
+        """The callbacks that wait for a commit, in order, where no transaction took them."""
         return self._after_commit
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -15,11 +15,14 @@ from concave.hooks import HookContext, Row, call_hook
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.relay import Submission, into
+from concave_sqlalchemy.savepoints import Savepoints
 from concave_sqlalchemy.transactions import AnySession
 
 __all__ = ["Write"]
 
 log = logging.getLogger("concave.resource")
+
+T = TypeVar("T")
 
 MAX_REQUEST_ID = 200
 
@@ -41,6 +44,8 @@ class Write:
         shares_session: bool,
     ) -> None:
         self.submissions: list[Submission] = []
+        self._callbacks: list[Callable[[], Any]] = []
+        self._savepoints: Savepoints | None = None
         self._user = user
         self._request = request
         self._resource = resource
@@ -62,6 +67,7 @@ class Write:
                 resource=self._resource,
                 request_id=_request_id(self._request),
                 enqueue=into(self._take),
+                on_commit=self._call_later,
                 shown=self._shown,
                 in_thread=self.session.in_thread,
             )
@@ -93,21 +99,24 @@ class Write:
     @asynccontextmanager
     async def nested(self) -> AsyncGenerator[None]:
         """A savepoint: what is raised inside of it undoes what hooks did there, their tasks and callbacks included."""
-        tasks, callbacks = len(self.submissions), len(self.ctx.after_commit)
+        tasks, callbacks = len(self.submissions), len(self._callbacks)
         try:
             async with self.session.begin_nested():
                 yield
         except BaseException:
             del self.submissions[tasks:]
-            self.ctx.forget_commit(callbacks)
+            del self._callbacks[callbacks:]
             raise
 
     def close(self) -> Sequence[Callable[[], Any]]:
         """The transaction is over: what hooks have to be called if it has committed, in order."""
         self._open = False
         # Nor is it for the collector of garbage to find a write and its context, which know each other, and all that they know.
-        ctx, self._ctx = self._ctx, None
-        return () if ctx is None else ctx.after_commit
+        self._ctx = None
+        if self._savepoints is not None:
+            self._savepoints.close()
+            self._savepoints = None
+        return self._callbacks
 
     def _take(self, new: Submission) -> bool:
         if self._open and self._sealed:
@@ -115,8 +124,20 @@ class Write:
                 "the transaction is being committed: enqueue in a hook, or once it has committed"
             )
         if self._open:
-            self.submissions.append(new)
+            self._keep(self.submissions, new)
         return self._open
+
+    def _call_later(self, callback: Callable[[], Any]) -> None:
+        self._keep(self._callbacks, callback)
+
+    def _keep(self, kept: list[T], one: T) -> None:
+        """Until the commit, or as long as the savepoint lasts that a hook has begun, and may roll back."""
+        kept.append(one)
+        if not (self._open and self._shares_session and self.session.sync_session.in_nested_transaction()):
+            return
+        if self._savepoints is None:
+            self._savepoints = Savepoints(self.session.sync_session)
+        self._savepoints.note(kept, one)
 
 
 def _request_id(request: Request) -> str | None:

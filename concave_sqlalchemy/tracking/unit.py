@@ -16,6 +16,7 @@ from concave.hooks import HookContext, call_hook
 from concave_sqlalchemy.enqueue import relay_at_the_end
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission, into
+from concave_sqlalchemy.savepoints import rolled_back, transactions_of
 from concave_sqlalchemy.tracking.changes import Change, Flush, TrackedClass
 
 __all__ = ["Unit"]
@@ -40,7 +41,7 @@ class Unit:
         self._outbox = outbox
         self._tracked = tracked
         self._waiting: list[Submission] = []
-        self._contexts: list[tuple[HookContext, list[SessionTransaction]]] = []
+        self._callbacks: list[tuple[Callable[[], Any], list[SessionTransaction]]] = []
         self._failed: list[SessionTransaction] = []
         self._depth = 0
         self._is_over = False
@@ -56,7 +57,7 @@ class Unit:
             flush()
         finally:
             self.current = None
-        around = self._transactions()
+        around = transactions_of(self._session)
         try:
             self._fire(list(notes.changes(self._session)))
             self._write()
@@ -78,7 +79,8 @@ class Unit:
     def rolled_back(self, transaction: SessionTransaction) -> None:
         """Forget what was of a transaction or savepoint."""
         self._waiting.clear()
-        self._contexts = [each for each in self._contexts if transaction not in each[1]]
+        ended = rolled_back(transaction)
+        self._callbacks = [each for each in self._callbacks if ended not in each[1]]
         if transaction in self._failed:
             self._failed = []
 
@@ -87,12 +89,11 @@ class Unit:
         self._is_over = True
         if not self.is_committed:
             return
-        for context, _ in self._contexts:
-            for callback in context.after_commit:
-                try:
-                    _finish(callback())
-                except Exception:  # it is committed, whatever this raises
-                    log.exception("a callback of ctx.on_commit raised")
+        for callback, _ in self._callbacks:
+            try:
+                _finish(callback())
+            except Exception:  # it is committed, whatever this raises
+                log.exception("a callback of ctx.on_commit raised")
 
     def _fire(self, changes: Sequence[Change]) -> None:
         if changes and self._depth == MAX_DEPTH:
@@ -106,16 +107,16 @@ class Unit:
 
     def _call(self, change: Change) -> None:
         tracked, hooks = change.tracked, change.tracked.hooks
-        around = self._transactions()
+        around = transactions_of(self._session)
         context = HookContext(
             user=None if tracked.user is None else tracked.user(self._session),
             session=async_session(self._session) or self._session,
             resource=tracked.resource,
             previous=change.previous if change.kind == "update" else None,
             enqueue=into(self._take),
+            on_commit=self._call_later,
             shown=tracked.schema.for_tasks,
         )
-        self._contexts.append((context, around))
         hook = {
             "create": hooks.on_after_create,
             "update": hooks.on_after_update,
@@ -123,7 +124,7 @@ class Unit:
         }[change.kind]
         if hook is not None:
             _finish(call_hook(hook, context, change.row))
-        if self._transactions() != around:
+        if transactions_of(self._session) != around:
             raise RuntimeError(
                 "a hook must end its own savepoints and no transaction; to refuse a write, it raises"
             )
@@ -140,14 +141,8 @@ class Unit:
             self._waiting.append(new)
         return not self._is_over
 
-    def _transactions(self) -> list[SessionTransaction]:
-        """The transaction that the session is in, innermost first."""
-        found: list[SessionTransaction] = []
-        at = self._session.get_nested_transaction() or self._session.get_transaction()
-        while at is not None:
-            found.append(at)
-            at = at.parent
-        return found
+    def _call_later(self, callback: Callable[[], Any]) -> None:
+        self._callbacks.append((callback, transactions_of(self._session)))
 
 
 def _finish(result: Awaitable[Any] | Any) -> None:
