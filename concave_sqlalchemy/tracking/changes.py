@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from sqlalchemy import Connection, Select, inspect, select, tuple_
-from sqlalchemy.orm import InstanceState, Mapper, Session
+from sqlalchemy import Connection, Select, Table, inspect, select, tuple_
+from sqlalchemy.orm import InstanceState, Mapper, Session, object_mapper
 
 from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks, Row
 from concave.triggers import Event, changed_columns
-from concave_sqlalchemy.fields import fields_of, resource_of, table_of
+from concave_sqlalchemy.fields import ResourceField, fields_of, resource_of, table_of
 from concave_sqlalchemy.keys import key_of
 from concave_sqlalchemy.policy import Allowed, Fields
 from concave_sqlalchemy.schema import RowSchema
@@ -49,6 +49,8 @@ class TrackedClass:
     statement: Select[Any]
     identity: tuple[str, ...]
     """The fields of the primary key, in the mapper's order."""
+    subclasses: dict[Mapper[Any], TrackedClass] = field(default_factory=dict[Mapper[Any], "TrackedClass"])
+    """The same for each subclass that was met: it may map columns of its own."""
 
     @classmethod
     def of(
@@ -58,19 +60,47 @@ class TrackedClass:
         table, mapper = table_of(mapped)
         if mapper is None:
             raise ConfigurationError(f"track_session() takes mapped classes, not the table {table.name!r}")
-        fields = fields_of(table, mapper)
+        tracked = cls._of(mapper, hooks, user)
+        for each in mapper.self_and_descendants:
+            tracked.of_mapper(each)
+        return tracked
+
+    @classmethod
+    def _of(
+        cls, mapper: Mapper[Any], hooks: ResourceHooks, user: Callable[[Session], Any] | None
+    ) -> TrackedClass:
+        # The base's table first, then those that its subclasses join to it; of a concrete class its own.
+        tables = cast("Sequence[Table]", mapper.tables)
+        table = tables[0]
+        every = [each for one in tables for each in fields_of(one, mapper)]
+        named: dict[str, ResourceField] = {}
+        for each in every:
+            named.setdefault(each.name, each)
+        fields = list(named.values())
         key = key_of(table, fields)
-        names = {field.column: field.name for field in fields}
         return cls(
-            mapped,
+            mapper.class_,
             hooks,
             user,
             resource_of(table),
             mapper,
             RowSchema.of(table.name, fields, key, Allowed.of(fields, key, Fields())),
-            select(*(field.column.label(field.name) for field in fields)),
-            tuple(names[cast("Any", column)] for column in mapper.primary_key),
+            select(*(each.column.label(each.name) for each in fields)).select_from(mapper.persist_selectable),
+            tuple(str(mapper.get_property_by_column(column).key) for column in mapper.primary_key),
         )
+
+    def of_object(self, target: Any) -> TrackedClass:
+        """How the rows of an object's own class are read."""
+        return self.of_mapper(object_mapper(target))
+
+    def of_mapper(self, mapper: Mapper[Any]) -> TrackedClass:
+        """The same for a subclass."""
+        if mapper is self.mapper:
+            return self
+        known = self.subclasses.get(mapper)
+        if known is None:
+            known = self.subclasses[mapper] = self._of(mapper, self.hooks, self.user)
+        return known
 
     def read(
         self, connection: Connection, identities: Iterable[Identity], *, lock: bool = False
@@ -115,9 +145,13 @@ class Flush:
                 *(changing if hooks.on_after_update is not None else ()),
                 *(session.deleted if hooks.on_after_delete is not None else ()),
             ]
-            if ours := [each for each in objects if isinstance(each, one.cls)]:
-                connection = session.connection(bind_arguments={"mapper": one.mapper})
-                self.remember(one, connection, ours)
+            ours: dict[TrackedClass, list[Any]] = {}
+            for each in objects:
+                if isinstance(each, one.cls):
+                    ours.setdefault(one.of_object(each), []).append(each)
+            for own, targets in ours.items():
+                connection = session.connection(bind_arguments={"mapper": own.mapper})
+                self.remember(own, connection, targets)
 
     def remember(self, tracked: TrackedClass, connection: Connection, targets: Iterable[Any]) -> None:
         """Read the rows of these objects before they are changed, and hold them until they are."""

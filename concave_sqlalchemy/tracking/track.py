@@ -120,22 +120,25 @@ def _follow(sessions: type[Session]) -> None:
             unit.end()
 
 
+def _flush_of(session: Session | None, sessions: type[Session]) -> Flush | None:
+    unit: Unit | None = session.info.get(UNIT) if isinstance(session, sessions) else None
+    return None if unit is None else unit.current
+
+
 def _listen(tracked: TrackedClass, sessions: type[Session]) -> None:
     """Note what these sessions write of a class and its subclasses."""
 
     def flush_of(target: Any) -> Flush | None:
-        session = object_session(target)
-        unit: Unit | None = session.info.get(UNIT) if isinstance(session, sessions) else None
-        return None if unit is None else unit.current
+        return _flush_of(object_session(target), sessions)
 
     def before(_mapper: Any, connection: Any, target: Any) -> None:
         if (flush := flush_of(target)) is not None:
-            flush.remember(tracked, connection, [target])
+            flush.remember(tracked.of_object(target), connection, [target])
 
     def after(kind: Event) -> Callable[..., None]:
         def note(_mapper: Any, _connection: Any, target: Any) -> None:
             if (flush := flush_of(target)) is not None:
-                flush.note(kind, tracked, target)
+                flush.note(kind, tracked.of_object(target), target)
 
         return note
 
