@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from sqlalchemy import Connection, Select, Table, inspect, select, tuple_
-from sqlalchemy.orm import InstanceState, Mapper, Session, object_mapper
+from sqlalchemy.orm import InstanceState, Mapper, Session, object_mapper, object_session
 
 from concave.errors import ConfigurationError
 from concave.hooks import ResourceHooks, Row
@@ -159,8 +159,19 @@ class Flush:
         asked = {
             state: state.key[1] for state in states if state not in self._previous and state.key is not None
         }
-        if not asked:
-            return
+        if asked:
+            self._read(tracked, connection, asked)
+
+    def remember_replaced(self, tracked: TrackedClass, connection: Connection, target: Any) -> None:
+        """The same for a new object in place of a deleted one with its key: SQLAlchemy makes one update of the two."""
+        key = tracked.mapper.identity_key_from_instance(target)
+        session = object_session(target)
+        if session is not None and key in session.identity_map:
+            self._read(tracked, connection, {inspect(target): key[1]})
+
+    def _read(
+        self, tracked: TrackedClass, connection: Connection, asked: Mapping[InstanceState[Any], Identity]
+    ) -> None:
         if connection.dialect.name == "sqlite" and not has_begun(connection):
             # It would begin with the first change only: between that and what is read here, another could write.
             connection.exec_driver_sql("BEGIN IMMEDIATE")

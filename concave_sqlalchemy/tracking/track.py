@@ -135,6 +135,10 @@ def _listen(tracked: TrackedClass, sessions: type[Session]) -> None:
         if (flush := flush_of(target)) is not None:
             flush.remember(tracked.of_object(target), connection, [target])
 
+    def before_insert(_mapper: Any, connection: Any, target: Any) -> None:
+        if (flush := flush_of(target)) is not None:
+            flush.remember_replaced(tracked.of_object(target), connection, target)
+
     def after(kind: Event) -> Callable[..., None]:
         def note(_mapper: Any, _connection: Any, target: Any) -> None:
             if (flush := flush_of(target)) is not None:
@@ -146,6 +150,7 @@ def _listen(tracked: TrackedClass, sessions: type[Session]) -> None:
     if hooks.on_after_create is not None:
         event.listen(tracked.cls, "after_insert", after("create"), propagate=True)
     if hooks.on_after_update is not None:
+        event.listen(tracked.cls, "before_insert", before_insert, propagate=True)
         event.listen(tracked.cls, "before_update", before, propagate=True)
         event.listen(tracked.cls, "after_update", after("update"), propagate=True)
     if hooks.on_after_delete is not None:

@@ -1,4 +1,4 @@
-"""Tracked classes with subclasses, on both databases."""
+"""Tracked classes with subclasses, and objects that take each other's place, on both databases."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from concave import ResourceHooks
 from concave_sqlalchemy import track_session
@@ -53,6 +53,19 @@ class Robot(Worker):
     name: Mapped[str] = mapped_column(String(9), default="r")
     model: Mapped[str] = mapped_column(String(9))
     __mapper_args__ = {"concrete": True, "polymorphic_identity": "robot"}  # noqa: RUF012
+
+
+class Shelf(Base):
+    __tablename__ = "shelves"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    books: Mapped[list["Book"]] = relationship(cascade="all, delete-orphan")
+
+
+class Book(Base):
+    __tablename__ = "books"
+    isbn: Mapped[str] = mapped_column(String(9), primary_key=True)
+    title: Mapped[str] = mapped_column(String(9))
+    shelf_id: Mapped[int | None] = mapped_column(ForeignKey("shelves.id"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -130,3 +143,35 @@ async def test_a_subclass_that_is_declared_later(engine: AsyncEngine) -> None:
     async with sessions.begin() as session:
         session.add(late(name="late"))
     assert [(event, row["kind"], row["name"]) for event, _, row, _ in seen] == [("create", name, "late")]
+
+
+@pytest.mark.parametrize("deletes", [True, False])
+async def test_an_object_in_place_of_a_deleted_one_is_an_update_of_its_row(
+    engine: AsyncEngine, deletes: bool
+) -> None:
+    sessions, seen = tracked(engine, Book, deletes=deletes)
+    async with sessions.begin() as session:
+        session.add(Book(isbn="1", title="old"))
+    seen.clear()
+    async with sessions.begin() as session:
+        await session.delete(await session.get(Book, "1"))
+        session.add(Book(isbn="1", title="new"))
+    ((event, _, row, previous),) = seen
+    assert (event, previous["title"], row["title"]) == ("update", "old", "new")
+    async with sessions.begin() as session:
+        await session.delete(await session.get(Book, "1"))
+        session.add(Book(isbn="1", title="new"))
+    assert len(seen) == 1  # nothing has changed
+
+
+async def test_an_object_in_place_of_an_orphan(engine: AsyncEngine) -> None:
+    sessions, seen = tracked(engine, Book)
+    async with sessions.begin() as session:
+        session.add(Shelf(id=1, books=[Book(isbn="1", title="old")]))
+    seen.clear()
+    async with sessions.begin() as session:
+        shelf = await session.get(Shelf, 1)
+        await session.refresh(shelf, ["books"])
+        shelf.books = [Book(isbn="1", title="new")]
+    ((event, _, row, previous),) = seen
+    assert (event, previous["title"], row["title"]) == ("update", "old", "new")
