@@ -87,7 +87,7 @@ def seconds(duration: float | timedelta, option: str, *, minimum: float = 0.0) -
 
 
 def to_micros(moment: datetime, option: str) -> Micros:
-    """An aware datetime as microseconds since the epoch, 0 for what was before. A naive or a far one is a `ConfigurationError`."""
+    """An aware datetime as microseconds since the epoch; a naive or a far one is a `ConfigurationError`."""
     if getattr(moment, "tzinfo", None) is None or moment.utcoffset() is None:
         raise ConfigurationError(
             f"{option} must be an aware datetime (say, datetime.now(UTC)), not naive {moment!r}"
@@ -95,7 +95,7 @@ def to_micros(moment: datetime, option: str) -> Micros:
     micros = (moment - _EPOCH) // timedelta(microseconds=1)
     if micros > _LAST:
         raise ConfigurationError(f"{option} must be before the year 2255, not {moment!r}")
-    return max(0, micros)
+    return micros
 
 
 def from_micros(moment: Micros) -> datetime:

@@ -17,6 +17,7 @@ from concave import (
     TaskRegistry,
     define_task,
 )
+from concave.clock import from_micros
 from concave.tasks.define import MAX_INPUT_BYTES
 from concave.tasks.submission import MAX_KEY, submission
 from concave.tasks.workers import create_task_worker
@@ -307,6 +308,7 @@ def test_times_are_kept_to_the_microsecond() -> None:
     assert submission(task, 1, delay=1.5).delay == 1_500_000
     assert submission(task, 1, at=datetime(1970, 1, 1, 0, 0, 1, 5, tzinfo=UTC)).at == 1_000_005
     assert submission(task, 1, at=datetime(1969, 12, 31, tzinfo=UTC)).at == -86_400_000_000
+    assert from_micros(-(10**17)) == datetime.min.replace(tzinfo=UTC)
 
 
 def test_the_limit_of_an_input_is_an_option() -> None:
