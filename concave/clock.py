@@ -87,15 +87,12 @@ def seconds(duration: float | timedelta, option: str, *, minimum: float = 0.0) -
 
 
 def to_micros(moment: datetime, option: str) -> Micros:
-    """An aware datetime as microseconds since the epoch; a naive or a far one is a `ConfigurationError`."""
+    """An aware datetime as microseconds since the epoch; a naive one is a `ConfigurationError`."""
     if getattr(moment, "tzinfo", None) is None or moment.utcoffset() is None:
         raise ConfigurationError(
             f"{option} must be an aware datetime (say, datetime.now(UTC)), not naive {moment!r}"
         )
-    micros = (moment - _EPOCH) // timedelta(microseconds=1)
-    if micros > _LAST:
-        raise ConfigurationError(f"{option} must be before the year 2255, not {moment!r}")
-    return micros
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def from_micros(moment: Micros) -> datetime:
@@ -107,5 +104,3 @@ def from_micros(moment: Micros) -> datetime:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST = 9_000_000_000_000_000
-"""Microseconds: a little less than what a store whose numbers are doubles counts one by one."""

@@ -10,11 +10,13 @@ a sweep of the outbox: an app that sweeps nothing doesn't keep them for ever.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Final, cast
 
+from pydantic import BaseModel
 from pydantic_core import from_json, to_json, to_jsonable_python
 from sqlalchemy import BigInteger, Float, bindparam, delete, func, insert, select
 from sqlalchemy.exc import DBAPIError
@@ -33,8 +35,9 @@ HEADER: Final = "idempotency-key"
 RAW_HEADER: Final = HEADER.encode()
 KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 EXPIRED_AT_ONCE: Final = 100
-NAMES: Final = ("id", "sub", "username", "email")
-"""What a user is known by: an account's number, a token's subject, Starlette's ``SimpleUser``."""
+UNIQUE: Final = ("id", "sub")
+"""By which a user is known alone: an account's number, a token's subject."""
+NAMES: Final = ("username", "email")
 
 COLUMNS = idempotency_table.c
 FIND = select(
@@ -72,14 +75,11 @@ async def key_of(request: Request, *, resource: str, user: Any) -> IdempotencyKe
     key = given[0].removeprefix('"').removesuffix('"') if len(given[0]) > 1 else given[0]
     if len(given) > 1 or not KEY.fullmatch(key):
         raise in_header(400, HEADER, "must be one key of 1 to 255 visible ASCII characters")
-    identity = _identity(user)
-    # Who can't be told from others is by what it shows: nobody is answered what was another's.
-    shown = request.headers.get("authorization") if identity is None else None
-    if shown is None and identity is None and user is not None:
-        shown = request.headers.get("cookie")
     scope = request.scope
     asked = [request.method, scope["path"], scope.get("query_string", b"").decode("latin-1")]
-    return IdempotencyKey(_digest([resource, identity, shown, key]), _digest(asked, await request.body()))
+    return IdempotencyKey(
+        _digest([resource, *_identity(user, request.headers), key]), _digest(asked, await request.body())
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,26 +180,45 @@ def _clears(key: IdempotencyKey) -> bool:
     return key.id.endswith("0")
 
 
-def _identity(user: Any) -> str | None:
-    """What tells a user from others, as JSON: a name that it is known by, or else all of it; None where that says nothing."""
+def _identity(user: Any, headers: Mapping[str, str]) -> list[str | None]:
+    """What tells a user from all others, as far as that is known: nobody is answered what was another's."""
+    known = user if isinstance(user, str | int) else _first(user, UNIQUE)
+    if known is not None:
+        return [_as_text(known)]
+    shown = headers.get("authorization")
     if user is None:
-        return None
-    found: Any = user if isinstance(user, str | int) else _named(user)
-    try:
-        return to_json(user if found is None else to_jsonable_python(found, fallback=str)).decode()
-    except ValueError:  # an object of a class that JSON knows nothing of
-        return None
+        return [shown]
+    # A name may be one of many, each a tenant's own: all of the user is looked at where it can be.
+    return [_as_text(user) or _as_text(_first(user, NAMES)) or headers.get("cookie"), shown]
 
 
-def _named(user: Any) -> Any:
-    """The first of the usual names for a user that it has."""
-    is_mapping = isinstance(user, Mapping)
+def _first(user: Any, names: Sequence[str]) -> Any:
+    """The first of these that a user has."""
     given: Any = user
-    for name in NAMES:
+    is_mapping = isinstance(user, Mapping)
+    for name in names:
         found = given.get(name) if is_mapping else getattr(given, name, None)
         if found is not None:
             return found
     return None
+
+
+def _as_text(value: Any) -> str | None:
+    """The same text in each process; None for nothing, and for an object of a class that JSON knows nothing of."""
+    try:
+        return None if value is None else json.dumps(value, sort_keys=True, default=_plain)
+    except (TypeError, ValueError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(cast("Any", value), key=repr)  # in each process their order is another one
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return dict(cast("Any", value)) if isinstance(value, Mapping) else to_jsonable_python(value)
 
 
 def _digest(parts: list[str | None], content: bytes = b"") -> str:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from concave_sqlalchemy.problems import Problem
 
-__all__ = ["busy", "is_outage", "outcome_unknown", "sqlstate", "unreachable"]
+__all__ = ["busy", "is_outage", "outcome_unknown", "passes", "sqlstate", "unreachable"]
 
 AWAY: Final = frozenset({"57P01", "57P02", "57P03", "53300"})
 """PostgreSQL shuts down, has crashed, is starting up, or has no connection left."""
@@ -24,14 +24,14 @@ NOT_YET: Final = (
 """The same in words: psycopg has no SQLSTATE of a connection that wasn't made."""
 
 
-def busy() -> Problem:
-    """503 for what others are in the way of."""
-    return Problem(503, "the database is busy", headers={"retry-after": "1"})
+def busy(*, again: bool = True) -> Problem:
+    """503 for what others are in the way of. `again`: to be tried again, as whoever obeys that does blindly."""
+    return Problem(503, "the database is busy", headers={"retry-after": "1"} if again else None)
 
 
-def unreachable() -> Problem:
-    """503 for a database that can't be asked."""
-    return Problem(503, "the database can't be reached", headers={"retry-after": "1"})
+def unreachable(*, again: bool = True) -> Problem:
+    """503 for a database that can't be asked. `again`: as of `busy`."""
+    return Problem(503, "the database can't be reached", headers={"retry-after": "1"} if again else None)
 
 
 def outcome_unknown() -> Problem:
@@ -48,8 +48,10 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, DBAPIError) and (error.connection_invalidated or sqlstate(error) in AWAY):
         return True
     # A hook's own calls may fail like this, too. Only those of the pool are made to connect to a database.
-    if not isinstance(error, OperationalError | OSError) or not _is_of_pool(error):
+    if not passes(error, "sqlalchemy.pool.base"):
         return False
+    if not isinstance(error, OperationalError | OSError):
+        return getattr(error, "sqlstate", None) in AWAY  # asyncpg's own, which SQLAlchemy 2.0 lets through
     text = str(error)
     return "FATAL" not in text or any(words in text for words in NOT_YET)
 
@@ -60,7 +62,9 @@ def sqlstate(error: DBAPIError) -> str:
     return str(getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None) or "")
 
 
-def _is_of_pool(error: BaseException) -> bool:
+def passes(error: BaseException, module: str, function: str | None = None) -> bool:
+    """Whether an error came through a function of this module."""
     return any(
-        frame.f_globals.get("__name__") == "sqlalchemy.pool.base" for frame, _ in walk_tb(error.__traceback__)
+        frame.f_globals.get("__name__") == module and function in {None, frame.f_code.co_name}
+        for frame, _ in walk_tb(error.__traceback__)
     )

@@ -21,7 +21,7 @@ from sqlalchemy import func, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from concave.errors import ConcaveError, TasksNotInitializedError
+from concave.errors import ConfigurationError, TasksNotInitializedError
 from concave.failpoints import armed, reach
 from concave.store.records import NewTask
 from concave.tasks.defaults import announce_outbox, announced_outboxes, get_task_scheduler
@@ -39,6 +39,7 @@ __all__ = ["Outbox"]
 log = logging.getLogger("concave.outbox")
 
 SWEEP_BATCH = 500
+IN_MEMORY = "memory://"
 
 
 class Outbox:
@@ -50,6 +51,7 @@ class Outbox:
         self._relays: dict[asyncio.AbstractEventLoop, Relay] = {}
         self._explicit: WeakValueDictionary[str, TaskScheduler] = WeakValueDictionary()
         self._newest_at_last_sweep: int | None = None
+        self._relays_failed = False
         self._has_table = False
         self._has_written = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,8 +74,13 @@ class Outbox:
         return sessions is self._sessions or same_engine
 
     def serve(self, schedulers: Iterable[TaskScheduler]) -> None:
-        """Sweep for these, too, as long as they live: there may be tasks for them from before this process began."""
-        self._explicit.update((each.destination, each) for each in schedulers)
+        """Sweep for these, too, as long as they live: there may be tasks for them from before this process began.
+
+        Not for those in memory: other processes call theirs the same, and have their tasks in memories of their own.
+        """
+        for each in schedulers:
+            if not each.destination.startswith(IN_MEMORY):
+                self._explicit.setdefault(each.destination, each)
 
     def __repr__(self) -> str:
         return f"Outbox({self.transactions.description})"
@@ -176,7 +183,7 @@ class Outbox:
         schedulers: dict[str | None, TaskScheduler | None] = {None: None}
         schedulers.update(self._explicit.items())
         decoded = await self._decoded([row for row in rows if row.destination in schedulers])
-        await self.relay([Submission(task, schedulers[row.destination]) for row, task in decoded])
+        await self._relay.send([Submission(task, schedulers[row.destination]) for row, task in decoded])
 
     async def drain(self) -> None:
         """Wait until rows that have been relayed are deleted."""
@@ -193,23 +200,22 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         await self._expiry.sweep()
         # Asked before the newest row is: what fails between the two is the next sweep's.
-        relays_failed = [relay.has_left_some() for relay in list(self._relays.values())]
+        for relay in list(self._relays.values()):
+            self._relays_failed |= relay.has_left_some()
         newest = await self._newest()
         if newest is None:
             return 0
         known = self._newest_at_last_sweep
-        until = newest if known is None or any(relays_failed) else known
-        self._newest_at_last_sweep = newest
-        relayed = 0
-        trouble: ConcaveError | None = None
-        for destination, each in self._submits(submit).items():
-            try:
-                relayed += await self._sweep_to(destination, each, until)
-            except ConcaveError as error:
-                trouble = trouble or error
-        if trouble is not None:
-            raise trouble
-        return relayed
+        until = newest if known is None or self._relays_failed else known
+        self._newest_at_last_sweep, self._relays_failed = newest, False
+        # At once: where one store keeps its tasks waiting, others needn't wait for it.
+        ways = [
+            self._sweep_to(destination, each, until) for destination, each in self._submits(submit).items()
+        ]
+        ended = await asyncio.gather(*ways, return_exceptions=True)
+        if troubles := [each for each in ended if isinstance(each, BaseException)]:
+            raise troubles[0]
+        return sum(each for each in ended if isinstance(each, int))
 
     async def _sweep_to(self, destination: str | None, submit: Submit, until: int) -> int:
         relayed = after = 0
@@ -218,7 +224,12 @@ class Outbox:
             if armed:
                 await reach("sweep.read")
             tasks = [task for _, task in await self._decoded(rows)]
-            done = await submit_all(submit, tasks) if tasks else []
+            try:
+                done = await submit_all(submit, tasks) if tasks else []
+            except ConfigurationError as error:
+                # A store that this process has declared and not connected: others have, or its turn comes.
+                log.debug("rows for %s wait: %s", destination, error)
+                break
             if armed:
                 await reach("sweep.sent")
             await self._delete(done)
@@ -270,7 +281,7 @@ class Outbox:
     def _destination_of(self, scheduler: TaskScheduler | None) -> str | None:
         if scheduler is None:
             return None
-        self.serve([scheduler])
+        self._explicit[scheduler.destination] = scheduler
         return scheduler.destination
 
     async def _decoded(self, rows: Sequence[Any]) -> list[tuple[Any, NewTask]]:

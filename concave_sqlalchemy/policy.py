@@ -90,7 +90,7 @@ def version_of(mapper: Mapper[Any] | None) -> FieldName | None:
         raise ConfigurationError(
             f"{mapper.class_.__name__} has a version_id_col, {column.key!r}, which can't be counted up here: that takes whole"
             " numbers that are never NULL and SQLAlchemy's own version_id_generator, or a column with server_onupdate; name"
-            " what is to be counted, version=…, or give use_resource() the class's Table"
+            " what is to be counted, version=…, or say version=False, so that nothing is"
         )
     return column
 

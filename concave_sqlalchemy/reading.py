@@ -131,7 +131,7 @@ class Reading:
             rows = session.execute(page.statement, given).all()
             return rows, self._counted(session, confined) if wanted.total_count else None
 
-        with database_errors(refused=400):
+        with database_errors(refused=400 if wanted.filter or after else None):
             found, total = await self._transactions.read(read)
         rows = found[: wanted.limit]
         has_more = len(found) > wanted.limit
@@ -144,7 +144,7 @@ class Reading:
     async def count(self, filter: str = "", *, where: Where = None) -> int:
         """How many rows match a filter, within `where`."""
         confined = both(where, self.where(filter))
-        with database_errors(refused=400):
+        with database_errors(refused=400 if filter else None):
             return await self._transactions.read(lambda session: self._counted(session, confined))
 
     async def aggregate(self, query: Mapping[str, str], *, where: Where = None) -> bytes:
@@ -152,7 +152,7 @@ class Reading:
         wanted = self._aggregates.read(query)
         confined = both(where, self.where(query.get("filter", "")))
         statement = self._aggregates.statement(wanted, confined)
-        with database_errors(refused=400):
+        with database_errors(refused=400 if query.get("filter") else None):
             found = await self._transactions.read(lambda session: session.execute(statement).all())
         return to_json(self._aggregates.answer(wanted, found), inf_nan_mode="null")
 

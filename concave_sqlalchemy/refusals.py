@@ -16,7 +16,8 @@ from sqlalchemy.exc import (
     TimeoutError as PoolTimeoutError,
 )
 
-from concave_sqlalchemy.outages import busy, is_outage, sqlstate, unreachable
+from concave.hooks import call_hook
+from concave_sqlalchemy.outages import busy, is_outage, passes, sqlstate, unreachable
 from concave_sqlalchemy.problems import Problem, conflict
 
 __all__ = ["ColumnNames", "database_errors", "is_given_up"]
@@ -25,7 +26,7 @@ TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, a lock that isn't waited for: nobody's mistake."""
 
 ColumnNames: TypeAlias = Mapping[tuple[str, str], str]
-"""What clients call the columns that they see, by table and column."""
+"""What clients call the columns that they see, by table and column; and the table's checks, by table and name."""
 NO_NAMES: Final[ColumnNames] = MappingProxyType({})
 
 IN_SQLITE: Final = re.compile(r"(CHECK|NOT NULL) constraint failed: (\w+)(?:\.(\w+))?$")
@@ -38,13 +39,13 @@ class database_errors:  # noqa: N801  used like a function, as those of contextl
     """What a client is told of a database's errors.
 
     409 for a row that conflicts with others; 422 for a value that doesn't fit or breaks a rule of the table's, or what it is, `refused`,
-    where values come from elsewhere than a body; 503 for a database that is busy, can't be reached, or chose this one of two that wait
-    for each other. `names`: how clients know the columns.
+    where values come from elsewhere than a body (None: from nobody but the app); 503 for a database that is busy, can't be reached, or
+    chose this one of two that wait for each other. `names`: what clients may be told of the table.
     """
 
     __slots__ = ("_names", "_refused")
 
-    def __init__(self, names: ColumnNames = NO_NAMES, *, refused: int = 422) -> None:
+    def __init__(self, names: ColumnNames = NO_NAMES, *, refused: int | None = 422) -> None:
         self._names = names
         self._refused = refused
 
@@ -55,14 +56,16 @@ class database_errors:  # noqa: N801  used like a function, as those of contextl
             raise problem from error
 
 
-def _problem_of(error: BaseException, names: ColumnNames, refused: int) -> Problem | None:
+def _problem_of(error: BaseException, names: ColumnNames, refused: int | None) -> Problem | None:
     """What a client is told of it; None for what is nothing of its doing."""
+    # A hook may have another database, and have written there: nobody is told to try again for that.
+    is_ours = not passes(error, call_hook.__module__, call_hook.__name__)
     if isinstance(error, PoolTimeoutError):
         log.error("no connection became free: %s", error)
-        return busy()
+        return busy(again=is_ours)
     if is_outage(error):
-        log.error("the database can't be reached: %s", error)
-        return unreachable()
+        log.error("the database can't be reached: %s", getattr(error, "orig", None) or error)
+        return unreachable(again=is_ours)
     if not isinstance(error, StatementError):
         return None
     if isinstance(error, IntegrityError):
@@ -73,10 +76,14 @@ def _problem_of(error: BaseException, names: ColumnNames, refused: int) -> Probl
     if is_given_up(error):
         log.info("a transaction was given up by the database: %s", error.orig)
         return busy()
-    if not _is_about_a_value(error):
+    if refused is None or not _is_about_a_value(error):
         return None
     if isinstance(error.orig, TypeError | AttributeError):
-        log.warning("a value was refused by its type", exc_info=error)  # it may be a mistake of the type's
+        if not is_ours or passes(error.orig, "sqlalchemy.engine.default", "_process_execute_defaults"):
+            return None  # a mistake in a hook, or in a column's default
+        log.warning(
+            "a value was refused by its type", exc_info=error.orig
+        )  # it may be a mistake of the type's
     else:
         log.info("a value was refused by the database: %s", error.orig)
     return Problem(refused, "the database refuses a value")
@@ -93,14 +100,18 @@ def _of_constraint(error: IntegrityError, names: ColumnNames) -> Problem:
     in_sqlite = IN_SQLITE.search(text)
     if state == "23514" or "CHECK constraint failed" in text:
         name = in_sqlite[2] if in_sqlite else _told(error, "constraint_name")
-        return Problem(422, f"the row violates the check {name!r}" if name else "the row violates a check")
+        # A hook may have written another table's.
+        tables = {table for table, _ in names}
+        is_known = _told(error, "table_name") in tables or any((table, name) in names for table in tables)
+        return Problem(
+            422, f"the row violates the check {name!r}" if name and is_known else "the row violates a check"
+        )
     if state == "23502" or "NOT NULL constraint failed" in text:
         table, column = (
             (in_sqlite[2], in_sqlite[3])
             if in_sqlite
             else (_told(error, "table_name"), _told(error, "column_name"))
         )
-        # A hook may have written another table's.
         if (field := names.get((str(table), str(column)))) is None:
             return Problem(422, "a value is missing that must not be null")
         errors = [{"field": field, "message": "must not be null"}]

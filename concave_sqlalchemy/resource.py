@@ -6,10 +6,10 @@ import datetime as dt
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import to_json
-from sqlalchemy import Table
+from sqlalchemy import CheckConstraint, Table
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -237,7 +237,7 @@ def use_resource(
     max_body: int = MAX_BODY,
     max_batch: int = 100,
     fields: Fields = Fields(),  # noqa: B008  (immutable)
-    version: FieldName | None = None,
+    version: FieldName | Literal[False] | None = None,
     require_if_match: bool = False,
     idempotency_ttl: float | dt.timedelta = 24 * 3600,
     operators: Mapping[str, FilterOperator] | None = None,
@@ -255,7 +255,8 @@ def use_resource(
     FastAPI's ``dependencies=`` are for its own routes.
     `default_limit`, `max_limit`: rows of a page. `max_body`: bytes. `max_batch`: rows of one batch. `fields`: see `Fields`. `version`: the
     column that counts a row's changes, which then is the row's ETag: by default the mapper's ``version_id_col``, so that the unit of
-    work's ``StaleDataError`` is about this resource's writes too. Without one the ETag is a hash of what clients may read of the row.
+    work's ``StaleDataError`` is about this resource's writes too. Without one, or with False, the ETag is a hash of what clients may
+    read of the row.
     `require_if_match`: a row is changed or deleted only by who says which state of it is meant; 428 otherwise. `idempotency_ttl`: seconds for which the answer to a request with an ``Idempotency-Key`` is given again. `operators`: of filters, beside those that
     there are; see `FilterOperator`. `secret`: what cursors are signed with, for all processes of the app the same; without it the
     environment's CONCAVE_SECRET, and without that a random one: a cursor from another process, or from before a restart, is then
@@ -270,7 +271,8 @@ def use_resource(
     every = fields_of(found, mapper)
     key = key_of(found, every, id)
     check_has_paths(found, key)
-    allowed = Allowed.of(every, key, fields, version=version_of(mapper) if version is None else version)
+    counted = version_of(mapper) if version is None else version or None
+    allowed = Allowed.of(every, key, fields, version=counted)
     if numeric not in {"string", "number"}:
         raise ConfigurationError(f'numeric is "string" or "number", not {numeric!r}')
     schema = RowSchema.of(found.name, every, key, allowed, numeric=numeric)
@@ -342,7 +344,9 @@ def _writing(
     rows, tags = Rows(table, schema, version), Tags(schema, version)
     hooked = hooks.uses_session and hooks != ResourceHooks()
     told = (field for field in schema.fields if field.name not in schema.hidden)
-    names = {(table.name, field.column.name): field.name for field in told}
+    names = {(table.name, str(field.column.name)): field.name for field in told}
+    checks = (each.name for each in table.constraints if isinstance(each, CheckConstraint))
+    names |= {(table.name, str(name)): str(name) for name in checks if name}
     performer = Performer(
         resource_of(table), outbox, hooked=hooked, records=records, names=names, shown=schema.for_tasks
     )

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -32,6 +33,8 @@ AnySession: TypeAlias = SessionInGreenlet | SessionInThreads
 """As much of an ``AsyncSession`` as is used here, whoever waits for the database."""
 
 AT_ONCE: Final = nullcontext()
+HELD: Final[ContextVar[asyncio.Lock | None]] = ContextVar("concave_held", default=None)
+"""The gate of a connection of somebody else's that is passed in this context."""
 GATE_PATIENCE = 30.0
 """Seconds that a writer waits for its turn: less than for ever, since a hook may wait for a write of its own app."""
 
@@ -179,6 +182,9 @@ class Transactions:
     def _admission(self, session: AnySession, *, writes: bool) -> AbstractAsyncContextManager[Any]:
         """Until when a transaction may begin: mostly at once."""
         turn, gate = self._turn(session), self._gate(session, writes=writes)
+        if gate is not None and self.is_borrowed:
+            # A hook of a request's that has it may ask its own app, in a savepoint of the same transaction.
+            return AT_ONCE if gate.locked() and HELD.get() is gate else _held(turn, gate)
         if turn is not None and gate is not None:
             return _both(turn, gate)
         lock = turn or gate
@@ -280,6 +286,16 @@ async def _admitted(lock: asyncio.Lock | asyncio.Semaphore) -> AsyncGenerator[No
         yield
     finally:
         lock.release()
+
+
+@asynccontextmanager
+async def _held(turn: asyncio.Semaphore | None, gate: asyncio.Lock) -> AsyncGenerator[None]:
+    async with AT_ONCE if turn is None else _admitted(turn), _admitted(gate):
+        token = HELD.set(gate)
+        try:
+            yield
+        finally:
+            HELD.reset(token)
 
 
 @asynccontextmanager

@@ -80,9 +80,7 @@ class Write:
         except TaskInputTooLargeError as error:
             # A body within `max_body` can make more of an input, of the defaults and the names in it, than `max_input_bytes`.
             log.info("a write was refused: %s", error)
-            raise Problem(
-                413, f"too large for what it triggers (the task's max_input_bytes): {error}"
-            ) from error
+            raise Problem(413, "too large for a task that it triggers (max_input_bytes)") from error
 
     async def reach(self, point: FailPoint) -> None:
         """Pass a fail-point, if any is armed."""

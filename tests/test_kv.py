@@ -253,6 +253,17 @@ async def test_who_connect_at_once_share_what_they_open(redis_url: str) -> None:
             pass
 
 
+async def test_what_is_closed_while_it_connects_stays_closed(redis_url: str) -> None:
+    kv = RedisKV(redis_url)
+    connecting = asyncio.create_task(kv.connect())
+    await asyncio.sleep(0)
+    await kv.close()
+    with pytest.raises(StoreUnavailableError, match="was closed"):
+        await connecting
+    with pytest.raises(ConfigurationError, match="isn't connected"):
+        _ = kv.store
+
+
 async def test_redis_has_no_store_before_it_is_connected(redis_url: str) -> None:
     kv = RedisKV(redis_url)
     with pytest.raises(ConfigurationError, match="isn't connected"):

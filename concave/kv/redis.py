@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError, RedisClusterException
 
 from concave.clock import Clock, SystemClock
-from concave.errors import ConfigurationError
+from concave.errors import ConfigurationError, StoreUnavailableError
 from concave.store.redis import RedisStore
 from concave.store.redis.calls import SharedConnection
 from concave.store.redis.client import RedisClient, mapped_errors
@@ -53,6 +53,7 @@ class RedisKV:
         self._clock: Clock = clock or SystemClock()
         self._options = options
         self._opened: _Opened | None = None
+        self._closings = 0
         self._topics: RedisTopics | None = None
         self._store: RedisStore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,7 +81,7 @@ class RedisKV:
     async def connect(self) -> None:
         if self._store is not None:
             return
-        namespace = f"{{{self.prefix}}}:"
+        namespace, closings = f"{{{self.prefix}}}:", self._closings
         opened = _open(self._url, namespace, self._options)
         try:
             with mapped_errors(self.description):
@@ -91,6 +92,9 @@ class RedisKV:
         except BaseException:
             await opened.close()
             raise
+        if self._closings != closings:
+            await opened.close()
+            raise StoreUnavailableError(f"{self.description} was closed while it connected")
         if self._opened is not None:  # somebody else has connected meanwhile
             await opened.close()
             return
@@ -106,6 +110,7 @@ class RedisKV:
         )
 
     async def close(self) -> None:
+        self._closings += 1
         opened, topics = self._opened, self._topics
         self._opened = self._topics = self._store = self._loop = None
         if topics is not None:

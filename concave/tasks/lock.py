@@ -32,7 +32,7 @@ class TaskLock:
 
         Raises `ConfigurationError` for a name or an owner that UTF-8 can't hold: nobody could take it.
         """
-        if SURROGATES.search(task_id) or SURROGATES.search(worker_id):
+        if SURROGATES.search(f"{task_id}{worker_id}"):
             raise ConfigurationError(
                 f"a lock and its owner are text in UTF-8, not {task_id!r} and {worker_id!r}"
             )

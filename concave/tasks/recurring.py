@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from concave.clock import Micros, from_micros, seconds, to_micros
 from concave.errors import (
+    NO_FAULT_OF_TASKS,
     ConcaveError,
     ConfigurationError,
     InvalidScheduleError,
     StoreError,
-    StoreUnavailableError,
 )
 from concave.failpoints import armed, reach
 from concave.kv.protocol import KV
@@ -197,7 +197,7 @@ class RecurringScheduler:
                 await fire(self._kv, schedule, due.now)
                 if armed:
                     await reach("schedule.fired")
-            except StoreUnavailableError:
+            except NO_FAULT_OF_TASKS:
                 raise
             except Exception as error:
                 # The trouble may be with this one alone: the others have their turn.

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from concave.clock import to_micros
+from concave.clock import Micros, to_micros
 from concave.errors import ConfigurationError, TaskInputError, TaskInputTooLargeError
 from concave.store.records import Debounce, NewTask
 from concave.tasks.codec import CodecError
@@ -21,6 +21,8 @@ MAX_KEY = 512
 """Characters of an idempotency or debounce key."""
 LETTERS = b"0123456789abcdefghijklmnopqrstuv" * 8
 """What each byte becomes in an id: one of 32, each as likely."""
+LAST = 9_000_000_000_000_000
+"""Microseconds since the epoch: a little less than what a store whose numbers are doubles counts one by one."""
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -39,7 +41,7 @@ def submission(
     """A checked submission.
 
     Raises `TaskInputError` for an input that isn't what the task takes, `ConfigurationError` for a naive `at`, a
-    negative `delay`, both at once, a priority outside 0 to 100, or something that is no task. A `recurring` slot has its own identity and
+    negative `delay`, a far `at` (from 2255 on), both at once, a priority outside 0 to 100, or something that is no task. A `recurring` slot has its own identity and
     ignores the definition's key and debounce. With a key to `coalesce` by, it becomes one with those that wait under the
     same key: after the task's own debounce window, or `delay` after the first of them.
     """
@@ -73,13 +75,20 @@ def submission(
         data,
         task.priority if priority is None else priority_in_range(priority),
         0 if delay is None else micros(delay, "delay"),
-        None if at is None else to_micros(at, "at"),
+        None if at is None else _due(at),
         task.retry.max_attempts,
         task.max_crashes,
         key,
         debounce,
         task.retention,
     )
+
+
+def _due(at: datetime) -> Micros:
+    due = to_micros(at, "at")
+    if due > LAST:
+        raise ConfigurationError(f"at must be before the year 2255, not {at!r}")
+    return due
 
 
 def new_task_id() -> str:

@@ -39,6 +39,7 @@ log = logging.getLogger("concave.worker")
 
 SWEEP_INTERVAL = 5.0
 LAST_TRIES = 3
+MOST_ABORTED = 1000
 """How often a stopping worker tries again to settle what is done; after that the leases run out."""
 
 
@@ -315,6 +316,8 @@ class TaskWorker:
             return
         for line in self._lines:  # the word may come before the task
             if line.open is not None:
+                if len(line.aborted) >= MOST_ABORTED:
+                    line.aborted.clear()  # those of others who share the id: it was not before any task of this worker's
                 line.aborted.add(task_id)
 
     def _on_answer(self, nonce: str, leases: Sequence[Lease]) -> None:

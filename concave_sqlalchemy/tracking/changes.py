@@ -77,7 +77,8 @@ class TrackedClass:
         for each in every:
             named.setdefault(each.name, each)
         fields = list(named.values())
-        key = key_of(table, fields)
+        # A joined table's key is the base's once more, be it by another name.
+        key = key_of(table, [each for each in fields if each.column.table is table])
         return cls(
             mapper.class_,
             hooks,

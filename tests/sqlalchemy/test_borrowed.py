@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from concave import (
+    HookContext,
     ResourceHooks,
     TaskScheduler,
     TaskTrigger,
@@ -102,6 +103,22 @@ async def test_requests_and_sweeps_take_turns(engine: AsyncEngine, scheduler: Ta
         assert [each.status_code for each in answers] == [201] * 5 + [200] * 3
         assert len(await scheduler.get_tasks()) == 5
         await outer.rollback()
+
+
+async def test_a_hook_may_ask_its_own_app(engine: AsyncEngine, scheduler: TaskScheduler) -> None:
+    """Whoever waited for the connection there would wait for himself."""
+    seen: list[int] = []
+    async with engine.connect() as connection, connection.begin() as outer:
+        sessions = async_sessionmaker(connection, join_transaction_mode="create_savepoint")
+
+        async def after(ctx: HookContext, row: Any) -> None:
+            seen.append((await client.get("/count")).json()["count"])
+
+        hooks = ResourceHooks(on_after_create=after)
+        async with client_for(use_resource(Note, session=sessions, hooks=hooks)) as client:
+            assert (await client.post("", json={})).status_code == 201
+        await outer.rollback()
+    assert seen == [1]
 
 
 async def test_tracked_sessions_leave_their_tasks_to_a_sweep(

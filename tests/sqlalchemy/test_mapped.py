@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import FetchedValue, MetaData, String, select
+from sqlalchemy import FetchedValue, MetaData, String, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
@@ -50,6 +50,14 @@ class Shape(Base):
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
     async with database(request, tmp_path, Base.metadata) as engine:
         yield engine
+
+
+async def test_a_version_that_others_do_not_count_need_not_be_the_resources(engine: AsyncEngine) -> None:
+    async with client_of(Item, engine, version=False) as client:
+        made = await client.post("", json={"revision": 1})
+        async with engine.begin() as connection:
+            await connection.execute(update(Item).values(stock=3))
+        assert (await client.get("/1")).headers["etag"] != made.headers["etag"]
 
 
 async def test_the_unit_of_work_sees_what_clients_have_written(engine: AsyncEngine) -> None:

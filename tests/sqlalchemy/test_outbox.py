@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import uuid
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from concave import (
     initialize_tasks,
 )
 from concave.errors import StoreUnavailableError, TasksNotInitializedError
-from concave.kv import MemoryKV
+from concave.kv import MemoryKV, RedisKV
 from concave.store.records import Debounce, NewTask, Retention
 from concave.tasks.defaults import _stack
 from concave.tasks.scheduler import TaskScheduler
@@ -244,24 +245,45 @@ async def test_a_task_for_another_store_never_goes_to_the_sweepers(
 
 @pytest.mark.parametrize("way", ["resource", "tracked"])
 async def test_a_process_sweeps_for_the_schedulers_that_it_declares(
-    engine: AsyncEngine, scheduler: TaskScheduler, outbox_made: None, way: str
+    engine: AsyncEngine, scheduler: TaskScheduler, outbox_made: None, way: str, redis_url: str
 ) -> None:
     """Whatever a process before it has left: none of its triggers need fire first."""
+    kv = RedisKV(redis_url, prefix=f"test-{uuid.uuid4().hex}")
+    other = TaskScheduler(kv)
+    await raw_row(engine, id="good", payload=PAYLOAD, destination=other.destination)
+    sessions = async_sessionmaker(engine)
+    outbox = Outbox.of(sessions)
+    assert await outbox.sweep(scheduler.submit) == 0
+    declare(way, sessions, other)
+    assert (
+        await outbox.sweep(scheduler.submit) == 0
+    )  # not connected here, as in a process that only knows of it
+    async with kv:
+        assert await outbox.sweep(scheduler.submit) == 1
+        assert await other.cancel("good")
+    assert await scheduler.get_tasks() == []
+
+
+async def test_no_process_sweeps_for_what_is_in_the_memory_of_another(
+    engine: AsyncEngine, scheduler: TaskScheduler, outbox_made: None
+) -> None:
     async with MemoryKV(prefix="other") as kv:
         other = TaskScheduler(kv)
         await raw_row(engine, id="good", payload=PAYLOAD, destination=other.destination)
         sessions = async_sessionmaker(engine)
         outbox = Outbox.of(sessions)
+        declare("resource", sessions, other)
         assert await outbox.sweep(scheduler.submit) == 0
-        triggers = create_task_trigger_hooks(on_create=[TaskTrigger(promise)], scheduler=other)
-        hooks = compose_hooks(ResourceHooks(), triggers)
-        if way == "resource":
-            use_resource(notes, session=sessions, hooks=hooks)
-        else:
-            track_session(sessions, {Noted: hooks})
-        assert await outbox.sweep(scheduler.submit) == 1
-        assert await other.get_task("good") is not None
-        assert await scheduler.get_tasks() == []
+        assert await other.get_tasks() == []
+
+
+def declare(way: str, sessions: Any, scheduler: TaskScheduler) -> None:
+    triggers = create_task_trigger_hooks(on_create=[TaskTrigger(promise)], scheduler=scheduler)
+    hooks = compose_hooks(ResourceHooks(), triggers)
+    if way == "resource":
+        use_resource(notes, session=sessions, hooks=hooks)
+    else:
+        track_session(sessions, {Noted: hooks})
 
 
 class Noted:

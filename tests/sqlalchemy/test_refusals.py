@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import (
     CheckConstraint,
@@ -14,16 +15,19 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    TypeDecorator,
     create_engine,
     event,
+    insert,
     make_url,
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
+from starlette.applications import Starlette
 
 from concave import HookContext, ResourceHooks
-from concave_sqlalchemy import Fields, use_resource
+from concave_sqlalchemy import Fields, Scopes, use_resource
 from tests.servers.ports import free_port
 from tests.sqlalchemy.support import client_for, client_of, database
 
@@ -44,8 +48,14 @@ people = Table(
     Column("id", Integer, primary_key=True),
     Column("name", String(10), key="title"),
     Column("age", Integer),
+    CheckConstraint("age >= 0", name="age_ok"),
 )
-Table("others", metadata, Column("name", String(10), nullable=False))
+Table(
+    "others",
+    metadata,
+    Column("name", String(10), nullable=False),
+    CheckConstraint("name <> ''", name="secret"),
+)
 
 DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 POSTGRES = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
@@ -98,19 +108,71 @@ async def test_a_column_that_clients_do_not_see_is_not_named(engine: AsyncEngine
         )  # fmt: skip
 
     async def after(ctx: HookContext, row: Any) -> None:
-        await ctx.session.execute(text("INSERT INTO others (name) VALUES (NULL)"))
+        await ctx.session.execute(text(f"INSERT INTO others (name) VALUES ({row['title']})"))
 
     async with client_of(people, engine, hooks=ResourceHooks(on_after_create=after)) as client:
-        told = (await client.post("", json={"title": "a"})).json()
+        told = (await client.post("", json={"title": "NULL"})).json()
         assert (told["status"], told.get("errors")) == (422, None)
+        told = (await client.post("", json={"title": "''"})).json()
+        assert (told["status"], told["detail"]) == (422, "the row violates a check")
 
 
-def is_503(answer: Any, detail: str = "the database can't be reached") -> bool:
-    return (answer.status_code, answer.json()["detail"], answer.headers.get("retry-after")) == (
-        503,
-        detail,
-        "1",
+class Picky(TypeDecorator[str]):
+    """A type that fails for what isn't text of a kind, as types do."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return value if value is None or value.islower() else value + 1
+
+
+async def test_a_mistake_of_the_apps_is_none_of_a_client(engine: AsyncEngine) -> None:
+    """What a client sent is told apart from what a hook, a scope or a default of a column sends in its stead."""
+    shaky = Table(
+        "shaky",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("word", Picky),
+        Column("made", String, default=lambda context: context.get_current_parameters()["word"].lower()),
     )
+    async with engine.begin() as connection:
+        await connection.run_sync(shaky.metadata.create_all)
+
+    async def after(ctx: HookContext, row: Any) -> None:
+        await ctx.session.execute(insert(shaky).values(word="Upper", made=""))
+
+    hooks = ResourceHooks(on_after_create=after)
+    cases: list[tuple[str, dict[str, Any], Any, int]] = [
+        ("POST", {"json": {"word": "Upper"}}, {}, 422),
+        ("POST", {"json": {}}, {}, 500),
+        ("POST", {"json": {"word": "lower"}}, {"hooks": hooks}, 500),
+        ("GET", {"params": {"filter": "word==Upper"}}, {}, 400),
+        ("GET", {}, {"scopes": Scopes(read=lambda user: shaky.c.word == 5)}, 500),
+    ]
+    for verb, request, options, status in cases:
+        app = Starlette(
+            routes=[use_resource(shaky, session=async_sessionmaker(engine), **options).mount("/t")]
+        )
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test/t") as client:
+            assert (await client.request(verb, "", **request)).status_code == status
+
+
+async def test_who_writes_elsewhere_in_a_hook_is_not_told_to_try_again(engine: AsyncEngine) -> None:
+    other = create_async_engine(f"postgresql+asyncpg://nobody@127.0.0.1:{free_port()}/none")
+
+    async def after(ctx: HookContext, row: Any) -> None:
+        async with other.begin():
+            pass
+
+    async with client_of(people, engine, hooks=ResourceHooks(on_after_create=after)) as client:
+        assert is_503(await client.post("", json={"title": "a"}), again=None)
+
+
+def is_503(answer: Any, detail: str = "the database can't be reached", *, again: str | None = "1") -> bool:
+    told = answer.status_code, answer.json()["detail"], answer.headers.get("retry-after")
+    return told == (503, detail, again)
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "sync"])
@@ -157,7 +219,7 @@ async def test_a_connection_that_breaks_is_503_and_the_next_request_has_another(
 
     hooks = ResourceHooks(on_before_create=before)
     async with client_for(use_resource(people, session=sessions, hooks=hooks)) as client:
-        assert is_503(await client.post("", json={"title": "a"}))
+        assert is_503(await client.post("", json={"title": "a"}), again=None)
         assert (await client.post("", json={"title": "a"})).status_code == 201
 
 

@@ -44,6 +44,15 @@ class Engineer(Worker):
     __mapper_args__ = {"polymorphic_identity": "engineer"}  # noqa: RUF012
 
 
+class Driver(Worker):
+    """In a table that is joined, by a key of another name."""
+
+    __tablename__ = "drivers"
+    driver_id: Mapped[int] = mapped_column(ForeignKey("workers.id"), primary_key=True)
+    licence: Mapped[str] = mapped_column(String(9))
+    __mapper_args__ = {"polymorphic_identity": "driver"}  # noqa: RUF012
+
+
 class Robot(Worker):
     """In a table of its own."""
 
@@ -96,6 +105,7 @@ def tracked(engine: AsyncEngine, *classes: type[Any], deletes: bool = True) -> t
     [
         (lambda: Boss(bonus=1), "bonus", "workers"),
         (lambda: Engineer(skill="1"), "skill", "workers"),
+        (lambda: Driver(licence="1"), "licence", "workers"),
         (lambda: Robot(model="1"), "model", "robots"),
     ],
 )

@@ -1,7 +1,7 @@
 """One connection for all calls of a process: whose reply is whose, and what becomes of them when it ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError, TimeoutErr
 
 from concave.errors import StoreUnavailableError
 from concave.kv import RedisKV
-from concave.store.redis.calls import SharedConnection
+from concave.store.redis.calls import SLOWEST, SharedConnection
 from concave.store.redis.wire import packed_command
 from concave.testing.suite_support import claim_some, new_tasks
 from tests.servers import Fault, RedisProxy
@@ -175,7 +175,7 @@ class SlowLine:
             writer.write(data)
 
 
-class Hours:
+class Ahead:
     """The running loop's time, which goes on as told, besides."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,60 +183,50 @@ class Hours:
         real, self._more = loop.time, 0.0
         monkeypatch.setattr(loop, "time", lambda: real() + self._more)
 
-    async def pass_by(self, hours: float) -> None:
-        self._more += hours * 3600
+    async def go(self, seconds: float) -> None:
+        self._more += seconds
         for _ in range(3):  # a timer that is due, and what it has to do
             await asyncio.sleep(0)
 
 
-async def other_than(before: float, figure: Callable[[], float]) -> None:
-    while figure() == before:  # noqa: ASYNC110  nothing tells of it
-        await asyncio.sleep(0)
-
-
+@pytest.mark.parametrize("goes_on", [True, False])
 async def test_a_reply_that_comes_slowly_is_waited_for(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
-    hours, line = Hours(monkeypatch), SlowLine(urlsplit(redis_url).port or 6379)
-    async with line.slow(patience=3 * 3600) as client:
-        whole = client.execute_command("ECHO", "a" * 100)
-        other = asyncio.ensure_future(client.execute_command("ECHO", "b" * 100))
-        sent = 2 * len(packed_command(["ECHO", "a" * 100]))
-        await line.pass_up(sent)
+    """As long as it comes: given up, it would be asked for again, and be as slow."""
+    ahead, line = Ahead(monkeypatch), SlowLine(urlsplit(redis_url).port or 6379)
+    large = b"a" * 400_000
+    async with line.slow(patience=10) as client:
+        call = asyncio.ensure_future(client.execute_command("ECHO", large))
         wire = client._wire
         assert wire is not None
-        for _ in range(3):
-            before = wire.heard_at
-            await line.pass_down(20)
-            await other_than(before, lambda: wire.heard_at)
-            await hours.pass_by(2)
-        before = wire.heard_at
-        await line.pass_down(len(b"$100\r\n\r\n") + 100 - 60 + 20)
-        assert await whole == b"a" * 100
-        await other_than(before, lambda: wire.heard_at)
-        await hours.pass_by(2)
-        assert not other.done()
-        await hours.pass_by(2)
-        with pytest.raises(RedisTimeoutError, match="no reply within 10800 s"):
-            await other
-
-
-async def test_a_command_that_goes_out_slowly_is_waited_for(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hours, line = Hours(monkeypatch), SlowLine(urlsplit(redis_url).port or 6379)
-    async with line.slow(patience=3 * 3600) as client:
-        size = 1 << 26  # more than any system takes at once
-        call = asyncio.ensure_future(client.execute_command("ECHO", b"a" * size))
-        wire = client._wire
-        assert wire is not None
-        for _ in range(3):
-            before = wire.unsent
-            assert before > 0
-            await line.pass_up(1 << 22)
-            await other_than(before, lambda: wire.unsent)
-            await hours.pass_by(4)
+        before = wire.received
+        await line.pass_up(len(packed_command(["ECHO", large])))
+        for part in range(1, 4):
+            await ahead.go(len(large) / SLOWEST + 9 if part == 1 else 9)
+            await line.pass_down(100_000)
+            while wire.received < before + part * 100_000:  # noqa: ASYNC110  nothing tells of it
+                await asyncio.sleep(0)
             assert not call.done()
-        await hours.pass_by(4)
+        if goes_on:
+            await line.pass_down(100_000 + len(b"$400000\r\n\r\n"))
+            assert await call == large
+        else:
+            for _ in range(2):
+                await ahead.go(11)
+            with pytest.raises(RedisTimeoutError, match="no reply within 10 s"):
+                await call
+
+
+async def test_a_large_command_has_the_time_to_go_out(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, line = Ahead(monkeypatch), SlowLine(urlsplit(redis_url).port or 6379)
+    async with line.slow(patience=10) as client:
+        call = asyncio.ensure_future(client.execute_command("ECHO", b"a" * SLOWEST * 60))
+        for _ in range(6):
+            await ahead.go(11)
+            assert not call.done()
+        await ahead.go(11)
         with pytest.raises(RedisTimeoutError):
             await call

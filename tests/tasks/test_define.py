@@ -90,7 +90,7 @@ def test_handlers_that_cannot_be() -> None:
         lambda: RetryLater(delay=-1),
         lambda: seconds("x", "option"),  # type: ignore[arg-type]
         lambda: to_micros(datetime(2026, 1, 1), "at"),  # noqa: DTZ001
-        lambda: to_micros(datetime.max.replace(tzinfo=UTC), "at"),
+        lambda: submission(define_task("t", lambda: None), at=datetime.max.replace(tzinfo=UTC)),
     ],
 )
 def test_configurations_that_cannot_be(make: Any) -> None:

@@ -20,6 +20,7 @@ async def test_a_lock_has_one_owner(timed_kv: KV) -> None:
     assert await lock.acquire("task", "me")  # asking twice is safe
     assert not await lock.acquire("task", "you", timedelta(seconds=30))
     assert await lock.acquire("another", "you")
+    assert await lock.acquire(7, "me")  # type: ignore[arg-type]  # as is natural for the number of a row
     assert (await lock.is_held("task", "me"), await lock.is_held("task", "you")) == (True, False)
     assert not await lock.extend("task", "you")
     assert not await lock.release("task", "you")

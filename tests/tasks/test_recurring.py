@@ -10,6 +10,7 @@ from concave import (
     ConfigurationError,
     InvalidScheduleError,
     LockNotAcquiredError,
+    StoreFullError,
     StoreUnavailableError,
     TaskContext,
     TaskScheduler,
@@ -22,7 +23,7 @@ from concave.store.records import Due, Fired
 from concave.tasks import create_recurring_manager, create_task_lock, start_recurring_scheduler
 from concave.testing import FakeClock
 from tests.stores.leaks import drop_namespace, keys_of
-from tests.tasks.support import ScriptedKV
+from tests.tasks.support import ScriptedKV, logged
 
 
 @define_task(name="report", priority=80)
@@ -108,6 +109,23 @@ async def test_a_broken_schedule_is_put_off_and_blocks_nobody(caplog: pytest.Log
         await handle.stop()
         assert [task.input for task in await TaskScheduler(kv).get_tasks()] == ["fine"]
     assert "can't be fired" in caplog.text
+
+
+async def test_a_store_that_takes_nothing_is_asked_once_a_pass(caplog: pytest.LogCaptureFixture) -> None:
+    """A hundred schedules would be a hundred tracebacks a second for as long as it is full."""
+    clock = FakeClock()
+    async with MemoryKV(clock=clock) as kv:
+        for name in "abc":
+            await create_recurring_manager(kv).create(report, name, interval=60, id=name)
+        clock.advance(61)
+        spied = ScriptedKV(kv)
+        spied.script.fail("schedules.fire", StoreFullError("full"))
+        with logged("full") as told:
+            handle = start_recurring_scheduler(spied)
+            await told.wait()
+        await handle.stop()
+        assert spied.script.calls["schedules.fire"] == 1
+    assert "can't be fired" not in caplog.text
 
 
 async def test_what_was_declared_is_declared_again_once_the_store_has_lost_it(redis_url: str) -> None:

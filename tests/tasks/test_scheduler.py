@@ -192,6 +192,7 @@ async def test_looking_by_status_name_and_time(timed_kv: KV, clock: WatchedClock
     start = datetime(2026, 1, 1, tzinfo=UTC)
     assert await ids_of(scheduler, created_after=start + timedelta(seconds=4.5)) == newest_first[:2]
     assert await ids_of(scheduler, created_before=start + timedelta(seconds=0.5)) == newest_first[6:]
+    assert await ids_of(scheduler, created_before=datetime.max.replace(tzinfo=UTC)) == newest_first
     assert await ids_of(scheduler, limit=2, offset=1) == newest_first[1:3]
     assert await ids_of(scheduler, limit=1000, offset=6) == newest_first[6:]
     assert await scheduler.get_queue_depth() == 3

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Final
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError, TimeoutError as RedisTimeoutError
 
 from concave.store.redis.wire import Wire, Wires
 
-__all__ = ["SharedConnection"]
+__all__ = ["SLOWEST", "SharedConnection"]
+
+SLOWEST: Final = 8192
+"""Bytes a second: a line that is slower is taken for dead."""
 
 
 class SharedConnection:
     """A client with one connection for all calls of an event loop. A lost one is made anew by the next call.
 
-    A call that is cancelled costs its neighbours nothing. Where the oldest has waited longer than its patience, and nothing of it is
-    on its way either, the connection is given up and all of them fail: whatever keeps one reply, a server or a network, keeps those
-    behind it as well.
+    A call that is cancelled costs its neighbours nothing. Where the oldest has waited longer than its patience, and next to nothing
+    has come in that time, the connection is given up and all of them fail: whatever keeps one reply, a server or a network, keeps
+    those behind it as well. A large command has the time, besides, that it takes to go out over a slow line.
     """
 
     in_order = True
@@ -31,10 +33,10 @@ class SharedConnection:
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[Wire] | None = None
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
-        """Who waits for a reply, and since when; in the order of the replies."""
+        """Who waits for a reply, and since when, its way out not counted; in the order of the replies."""
         self._timer: asyncio.TimerHandle | None = None
-        self._unsent = math.inf
-        """Bytes that had yet to go out when a wait was last found too long."""
+        self._received = 0
+        """How many bytes had come when the oldest was last looked at."""
         self._closed = False
 
     def execute_command(self, *args: bytes | str | int) -> Awaitable[Any]:
@@ -81,11 +83,12 @@ class SharedConnection:
 
     def _send(self, wire: Wire, args: tuple[bytes | str | int, ...]) -> asyncio.Future[Any]:
         # First, for it may raise: who waited for a reply to what wasn't sent would get that of the next.
-        wire.send(*args)
+        size = wire.send(*args)
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((reply, loop.time()))
+        self._waiting.append((reply, loop.time() + size / SLOWEST))
         if self._timer is None and self._wires.patience is not None:
+            self._received = wire.received
             self._timer = loop.call_later(self._wires.patience, self._look_at_the_oldest)
         return reply
 
@@ -119,20 +122,15 @@ class SharedConnection:
         if not self._waiting or self._wire is None or self._wires.patience is None:
             return
         loop = asyncio.get_running_loop()
-        # A large reply over a slow line takes its time: given up while it comes, it would be asked for again and again.
-        left = max(self._waiting[0][1], self._wire.heard_at) + self._wires.patience - loop.time()
-        if left <= 0 and self._goes_out(self._wire):
+        came, self._received = self._wire.received - self._received, self._wire.received
+        left = self._waiting[0][1] + self._wires.patience - loop.time()
+        if left <= 0 and came >= self._wires.patience * SLOWEST:
+            # A large reply over a slow line: given up while it comes, it would be asked for again and again.
             left = self._wires.patience
         if left > 0:
-            self._timer = loop.call_later(left, self._look_at_the_oldest)
+            self._timer = loop.call_later(min(left, self._wires.patience), self._look_at_the_oldest)
         else:
             self._give_up(self._wire, RedisTimeoutError(f"no reply within {self._wires.patience:g} s"))
-
-    def _goes_out(self, wire: Wire) -> bool:
-        """Whether of a large command some more has gone out since this was last asked."""
-        before, unsent = self._unsent, wire.unsent
-        self._unsent = unsent or math.inf
-        return 0 < unsent < before
 
 
 def _as_of_the_driver(error: Exception | None) -> Exception:

@@ -28,7 +28,7 @@ from concave.clock import Clock
 from concave.errors import StoreDeniedError, StoreError, StoreFullError, StoreUnavailableError
 from concave.store.redis.script import load_script
 
-__all__ = ["DRIVERS", "RedisClient", "ScriptCaller", "as_sent", "mapped_errors"]
+__all__ = ["DRIVERS", "RedisClient", "ScriptCaller", "as_sent", "mapped_errors", "ours"]
 
 PASSING = (
     BusyLoadingError,

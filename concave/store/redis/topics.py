@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from concave.clock import Clock, Timer, sleep
 from concave.errors import StoreUnavailableError
 from concave.store.protocol import done_topic
-from concave.store.redis.client import DRIVERS, as_sent, mapped_errors
+from concave.store.redis.client import DRIVERS, as_sent, mapped_errors, ours
 from concave.store.redis.reading import read_told
 from concave.store.redis.wire import Wire, Wires
 
@@ -214,7 +214,11 @@ class RedisTopics:
     def _refuse_the_unconfirmed(self, error: Exception) -> None:
         for confirmed in self._confirmed.values():
             if not confirmed.done():
-                confirmed.set_exception(StoreUnavailableError(f"{self._where} doesn't answer: {error}"))
+                confirmed.set_exception(
+                    ours(error, self._where)
+                    if isinstance(error, DRIVERS)
+                    else StoreUnavailableError(f"{self._where} doesn't answer: {error}")
+                )
                 confirmed.exception()  # it counts as seen, also where whoever waited for it has left
 
     def _hear(self, reply: Any) -> None:

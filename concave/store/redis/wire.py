@@ -40,9 +40,8 @@ class Wire(asyncio.Protocol):
         self._connection = connection
         self._hear = hear
         self._end = end
-        self._loop = asyncio.get_running_loop()
-        self.heard_at = 0.0
-        """When the last part of a reply came whose rest is still to come, by the loop's time."""
+        self.received = 0
+        """Bytes that have come."""
         self._replies: Any = hiredis.Reader(
             protocolError=InvalidResponse,
             replyError=connection._parser.parse_error,  # noqa: SLF001  a server's codes as the driver's own classes
@@ -54,16 +53,13 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
         if connection._reader.at_eof() or self._transport.is_closing():  # noqa: SLF001
             # It has ended since the driver looked, and nobody will be told so again.
-            self._loop.call_soon(end, self, None)
+            asyncio.get_running_loop().call_soon(end, self, None)
 
-    @property
-    def unsent(self) -> int:
-        """Bytes that have yet to go out."""
-        return self._transport.get_write_buffer_size()
-
-    def send(self, *args: bytes | str | int) -> None:
-        """Send a command. Where the connection has ended, `end` is told, or has been."""
-        self._transport.write(packed_command(args))
+    def send(self, *args: bytes | str | int) -> int:
+        """Send a command; how many bytes it has. Where the connection has ended, `end` is told, or has been."""
+        command = packed_command(args)
+        self._transport.write(command)
+        return len(command)
 
     def abort(self) -> None:
         """End it: what is under way gets no reply."""
@@ -76,13 +72,12 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on what replies there are by now."""
+        self.received += len(data)
         replies = self._replies
         try:
             replies.feed(data)
             while (reply := replies.gets()) is not INCOMPLETE:
                 self._hear(reply)
-            if replies.has_data():
-                self.heard_at = self._loop.time()
         except InvalidResponse as error:
             self._end(self, error)
 
