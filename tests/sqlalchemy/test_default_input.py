@@ -307,8 +307,7 @@ async def test_a_row_that_is_too_large_for_its_task_is_refused_and_leaves_nothin
             for answer in answers:
                 problem = answer.json()
                 assert (answer.status_code, problem["code"]) == (413, "PAYLOAD_TOO_LARGE")
-                assert "max_input_bytes" in problem["detail"]
-                assert "the limit is 400" in problem["detail"]
+                assert problem["detail"].endswith("too large for a task that it triggers (max_input_bytes)")
             assert answers[1].json()["errors"][0]["field"] == "items.1"
             assert [item["id"] for item in (await client.get("")).json()["items"]] == [1000]
     assert await inputs(scheduler, engine) == []
@@ -319,5 +318,4 @@ async def test_a_body_within_its_limit_may_be_too_large_for_a_task(
 ) -> None:
     async with client_of(Thing, engine, hooks=EVERY) as client:
         refused = await client.post("", json={"doc": "x" * (1024 * 1024 - 20)})
-        assert refused.status_code == 413
-        assert "the limit is 1048576" in refused.json()["detail"]
+        assert (refused.status_code, "max_input_bytes" in refused.json()["detail"]) == (413, True)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from redis.asyncio import Redis
 
-from concave.errors import StoreUnavailableError
+from concave.errors import StoreDeniedError, StoreUnavailableError
 from concave.kv import RedisKV
 from concave.store.protocol import WORK, done_topic
 from concave.store.records import Complete, Settlement, TaskRecord
@@ -251,7 +251,7 @@ async def test_who_may_not_listen_is_told_so_and_nothing_goes_on_trying(
     try:
         url = redis_url.replace("redis://", "redis://deaf:x@", 1)
         async with RedisKV(url, prefix="test-deaf", protocol=protocol) as kv:
-            with pytest.raises(StoreUnavailableError, match="permissions"):
+            with pytest.raises(StoreDeniedError, match="permissions"):
                 await kv.store.listen(WORK, lambda _: None)
             assert kv._topics is not None
             assert kv._topics._reconnecting is not None
