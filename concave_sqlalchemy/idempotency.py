@@ -18,9 +18,9 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json, to_jsonable_python
-from sqlalchemy import BigInteger, Float, bindparam, delete, func, insert, select
+from sqlalchemy import BigInteger, Float, bindparam, delete, func, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstanceState, Session
 from starlette.requests import Request
 
 from concave_sqlalchemy.problems import Problem, in_header
@@ -188,6 +188,10 @@ def _identity(user: Any, headers: Mapping[str, str]) -> list[str | None]:
     shown = headers.get("authorization")
     if user is None:
         return [shown]
+    state: Any = inspect(user, raiseerr=False)
+    if isinstance(state, InstanceState) and state.identity is not None:
+        # Of a mapped class, whose key has another name; to look at all of it could load what it refers to.
+        return [_as_text([str(each) for each in cast("Any", state).identity])]
     # A name may be one of many, each a tenant's own: all of the user is looked at where it can be.
     return [_as_text(user) or _as_text(_first(user, NAMES)) or headers.get("cookie"), shown]
 

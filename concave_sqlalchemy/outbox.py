@@ -209,15 +209,22 @@ class Outbox:
         until = newest if known is None or self._relays_failed else known
         self._newest_at_last_sweep, self._relays_failed = newest, False
         # At once: where one store keeps its tasks waiting, others needn't wait for it.
+        submits = self._submits(submit)
         ways = [
-            self._sweep_to(destination, each, until) for destination, each in self._submits(submit).items()
+            self._sweep_to(destination, each, until, is_explicit=each is not submit)
+            for destination, each in submits.items()
         ]
         ended = await asyncio.gather(*ways, return_exceptions=True)
-        if troubles := [each for each in ended if isinstance(each, BaseException)]:
+        troubles = [each for each in ended if isinstance(each, BaseException)]
+        for trouble in troubles[1:]:
+            log.warning("could not sweep %r for one of its stores: %s", self, trouble)
+        if troubles:
             raise troubles[0]
         return sum(each for each in ended if isinstance(each, int))
 
-    async def _sweep_to(self, destination: str | None, submit: Submit, until: int) -> int:
+    async def _sweep_to(
+        self, destination: str | None, submit: Submit, until: int, *, is_explicit: bool
+    ) -> int:
         relayed = after = 0
         while rows := await self._left(after, until, destination):
             after = rows[-1].sequence
@@ -227,6 +234,8 @@ class Outbox:
             try:
                 done = await submit_all(submit, tasks) if tasks else []
             except ConfigurationError as error:
+                if not is_explicit:
+                    raise
                 # A store that this process has declared and not connected: others have, or its turn comes.
                 log.debug("rows for %s wait: %s", destination, error)
                 break

@@ -58,14 +58,14 @@ class database_errors:  # noqa: N801  used like a function, as those of contextl
 
 def _problem_of(error: BaseException, names: ColumnNames, refused: int | None) -> Problem | None:
     """What a client is told of it; None for what is nothing of its doing."""
-    # A hook may have another database, and have written there: nobody is told to try again for that.
-    is_ours = not passes(error, call_hook.__module__, call_hook.__name__)
+    if isinstance(error, Problem):
+        return None  # told already; and the commonest, whose way needn't be looked through
     if isinstance(error, PoolTimeoutError):
         log.error("no connection became free: %s", error)
-        return busy(again=is_ours)
+        return busy(again=not _is_of_hook(error))
     if is_outage(error):
         log.error("the database can't be reached: %s", getattr(error, "orig", None) or error)
-        return unreachable(again=is_ours)
+        return unreachable(again=not _is_of_hook(error))
     if not isinstance(error, StatementError):
         return None
     if isinstance(error, IntegrityError):
@@ -79,14 +79,18 @@ def _problem_of(error: BaseException, names: ColumnNames, refused: int | None) -
     if refused is None or not _is_about_a_value(error):
         return None
     if isinstance(error.orig, TypeError | AttributeError):
-        if not is_ours or passes(error.orig, "sqlalchemy.engine.default", "_process_execute_defaults"):
+        if _is_of_hook(error) or passes(error.orig, "sqlalchemy.engine.default", "_process_execute_defaults"):
             return None  # a mistake in a hook, or in a column's default
-        log.warning(
-            "a value was refused by its type", exc_info=error.orig
-        )  # it may be a mistake of the type's
+        # It may be a mistake of the type's: so with a traceback.
+        log.warning("a value was refused by its type", exc_info=error.orig)
     else:
         log.info("a value was refused by the database: %s", error.orig)
     return Problem(refused, "the database refuses a value")
+
+
+def _is_of_hook(error: BaseException) -> bool:
+    """Whether a hook met it: with another database, perhaps, where it has written. Nobody is told to try again for that."""
+    return passes(error, call_hook.__module__, call_hook.__name__)
 
 
 def is_given_up(error: StatementError) -> bool:

@@ -39,8 +39,9 @@ log = logging.getLogger("concave.worker")
 
 SWEEP_INTERVAL = 5.0
 LAST_TRIES = 3
-MOST_ABORTED = 1000
 """How often a stopping worker tries again to settle what is done; after that the leases run out."""
+MOST_ABORTED = 1000
+"""Tasks that a worker remembers as told to stop before it knew of them."""
 
 
 class TaskWorker:
@@ -316,8 +317,10 @@ class TaskWorker:
             return
         for line in self._lines:  # the word may come before the task
             if line.open is not None:
+                # Workers may share an id, and hear of one another's: an idle one's list would grow for ever. What comes early is
+                # early by a moment, so that the old ones aren't missed.
                 if len(line.aborted) >= MOST_ABORTED:
-                    line.aborted.clear()  # those of others who share the id: it was not before any task of this worker's
+                    line.aborted.clear()
                 line.aborted.add(task_id)
 
     def _on_answer(self, nonce: str, leases: Sequence[Lease]) -> None:

@@ -12,8 +12,21 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, delete, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from starlette.authentication import SimpleUser
 from starlette.requests import Request
 
@@ -194,6 +207,31 @@ def test_users_are_the_same_in_each_process() -> None:
 def show_identity() -> None:
     roles = frozenset("abcdefgh")
     print(_identity(Member("ada", roles), {}), _identity({"roles": set(roles)}, {}))
+
+
+class Base(DeclarativeBase): ...
+
+
+class Person(Base):
+    __tablename__ = "persons"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    boss_number: Mapped[int | None] = mapped_column(ForeignKey("persons.number"))
+    boss: Mapped["Person | None"] = relationship(remote_side="Person.number")
+
+
+async def test_a_mapped_user_is_known_by_its_key_and_nothing_is_loaded_for_that(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    async with async_sessionmaker(engine, expire_on_commit=False)() as session:
+        session.add_all([Person(number=1), Person(number=2, boss_number=1)])
+        await session.commit()
+        users = [await session.get_one(Person, 1), await session.get_one(Person, 2)]
+        current: list[Person] = []
+        async with client_of(orders, engine, version="version", user=lambda request: current[-1]) as client:
+            for expected, user in [(1, users[0]), (2, users[1]), (1, users[0])]:
+                current.append(user)
+                shown = {**KEY, "cookie": f"session={len(current)}"}
+                assert (await client.post("", json=APPLE, headers=shown)).json()["id"] == expected
 
 
 async def test_users_without_a_name_are_told_apart_by_their_cookies(engine: AsyncEngine) -> None:

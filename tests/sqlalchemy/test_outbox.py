@@ -22,7 +22,7 @@ from concave import (
     create_task_trigger_hooks,
     initialize_tasks,
 )
-from concave.errors import StoreUnavailableError, TasksNotInitializedError
+from concave.errors import ConfigurationError, StoreUnavailableError, TasksNotInitializedError
 from concave.kv import MemoryKV, RedisKV
 from concave.store.records import Debounce, NewTask, Retention
 from concave.tasks.defaults import _stack
@@ -262,6 +262,28 @@ async def test_a_process_sweeps_for_the_schedulers_that_it_declares(
         assert await outbox.sweep(scheduler.submit) == 1
         assert await other.cancel("good")
     assert await scheduler.get_tasks() == []
+
+
+async def test_a_default_store_that_is_not_connected_is_said(engine: AsyncEngine, outbox_made: None) -> None:
+    """Unlike one that a trigger names: nobody else may be there for these rows."""
+    await raw_row(engine, id="good", payload=PAYLOAD)
+    with pytest.raises(ConfigurationError, match="isn't connected"):
+        await Outbox(async_sessionmaker(engine)).sweep(TaskScheduler(RedisKV("redis://localhost")).submit)
+
+
+async def test_each_store_that_keeps_its_tasks_waiting_is_named(
+    engine: AsyncEngine, scheduler: TaskScheduler, outbox_made: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with MemoryKV(prefix="other") as kv:
+        other = TaskScheduler(kv)
+        other.submit = failing(StoreUnavailableError("the other is away"))  # type: ignore[method-assign, assignment]
+        outbox = Outbox(async_sessionmaker(engine))
+        outbox._destination_of(other)
+        await raw_row(engine, id="good", payload=PAYLOAD)
+        await raw_row(engine, id="odd", payload=payload(id="odd"), destination=other.destination)
+        with pytest.raises(StoreUnavailableError, match="the one is away"):
+            await outbox.sweep(failing(StoreUnavailableError("the one is away")))
+        assert "the other is away" in caplog.text
 
 
 async def test_no_process_sweeps_for_what_is_in_the_memory_of_another(
