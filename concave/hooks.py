@@ -9,31 +9,37 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
 
 from concave.shown import shown
+from concave.store.records import NewTask
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import Duration
 from concave.tasks.scheduler import TaskScheduler
 from concave.tasks.submission import submission
 
-__all__ = ["Enqueue", "HookContext", "ResourceHooks", "Row", "compose_hooks"]
+__all__ = ["HandOver", "HookContext", "PlainTriggers", "ResourceHooks", "Row", "compose_hooks"]
 
 Row: TypeAlias = dict[str, Any]
 """A row, by column name."""
 
 
-class Enqueue(Protocol):
-    """Where `HookContext.enqueue` puts a task: an outbox in a transaction, or a scheduler."""
+class HandOver(Protocol):
+    """Where the tasks of hooks go: to an outbox in a transaction, or to a scheduler, by default the process-wide one."""
 
-    async def __call__(
-        self,
-        task: TaskDefinition[Any, Any],
-        input: Any,
-        *,
-        delay: Duration | None,
-        scheduler: TaskScheduler | None,
-        key: str | None,
-    ) -> str:
-        """Put it there; its id."""
+    async def __call__(self, new: NewTask, scheduler: TaskScheduler | None) -> str:
+        """Have it put there; its id."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTriggers:
+    """An after-hook that has tasks for a row, waits for nothing to know them, and does nothing else."""
+
+    tasks: Callable[[HookContext, Row], Sequence[tuple[NewTask, TaskScheduler | None]]]
+    """The tasks for a row, each with the scheduler that it is for."""
+
+    async def __call__(self, ctx: HookContext, row: Row) -> None:
+        """Enqueue them."""
+        for new, scheduler in self.tasks(ctx, row):
+            await ctx.submit(new, scheduler)
 
 
 class HookContext:
@@ -42,7 +48,7 @@ class HookContext:
     `session` is the transaction that the row is written in. `previous` is, for an after-update hook, the row as it was.
     `request_id` is what the client (X-Request-ID) or a middleware (``request.state.request_id``) calls the request.
     `shown` makes JSON of some of a row's values, as GET shows them. `in_thread` calls a function in a thread: how hooks that
-    are no coroutine functions are called where `session` blocks.
+    aren't asynchronous are called where `session` blocks.
     Outside a resource all of them are what the caller gave, and tasks go straight to a scheduler.
     """
 
@@ -55,7 +61,7 @@ class HookContext:
         resource: str = "",
         request_id: str | None = None,
         previous: Row | None = None,
-        enqueue: Enqueue | None = None,
+        submit: HandOver | None = None,
         on_commit: Callable[[Callable[[], Any]], None] | None = None,
         shown: Callable[[Row], Row] = shown,
         in_thread: Callable[..., Awaitable[Any]] | None = None,
@@ -66,7 +72,7 @@ class HookContext:
         self.resource = resource
         self.request_id = request_id
         self.previous = previous
-        self._enqueue: Enqueue = enqueue or _enqueue_now
+        self._submit: HandOver = submit or _submit_now
         self.shown = shown
         self._in_thread = in_thread
         self._after_commit: list[Callable[[], Any]] = []
@@ -95,7 +101,11 @@ class HookContext:
 
         Raises `TaskInputError` for an input that isn't what the task takes.
         """
-        return await self._enqueue(task, input, delay=delay, scheduler=scheduler, key=key)
+        return await self.submit(submission(task, input, delay=delay, coalesce=key), scheduler)
+
+    async def submit(self, new: NewTask, scheduler: TaskScheduler | None = None) -> str:
+        """`enqueue`, for a submission that is made and checked already."""
+        return await self._submit(new, scheduler)
 
     def about(self, previous: Row | None) -> HookContext:
         """The same context for one updated row, which was `previous` before."""
@@ -109,18 +119,10 @@ class HookContext:
         return self._after_commit
 
 
-async def _enqueue_now(
-    task: TaskDefinition[Any, Any],
-    input: Any,
-    *,
-    delay: Duration | None,
-    scheduler: TaskScheduler | None,
-    key: str | None,
-) -> str:
+async def _submit_now(new: NewTask, scheduler: TaskScheduler | None) -> str:
     # Looked up at the call: hooks are declared at import, long before there is a scheduler.
     from concave.tasks.defaults import get_task_scheduler
 
-    new = submission(task, input, delay=delay, coalesce=key)
     return await (scheduler or get_task_scheduler()).submit_one(new)
 
 
@@ -175,7 +177,7 @@ async def call_hook(hook: Callable[..., Any], *args: Any) -> Any:
     if (
         isinstance(context, HookContext)
         and context._in_thread is not None  # noqa: SLF001  (this module's own)
-        and not inspect.iscoroutinefunction(hook)
+        and not (inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__))
     ):
         result = await context._in_thread(hook, *args)  # noqa: SLF001
     else:
@@ -202,6 +204,8 @@ def _each(hooks: Sequence[Callable[..., Any]]) -> Callable[..., Any] | None:
     """Hooks that are called one after the other with the same arguments."""
     if not hooks:
         return None
+    if len(hooks) == 1 and isinstance(hooks[0], PlainTriggers):
+        return hooks[0]  # as it is, for who has a shorter way with it
 
     async def run(*args: Any) -> None:
         for hook in hooks:

@@ -11,12 +11,13 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, cast
 from pydantic_core import to_json
 
 from concave.errors import ConfigurationError, TaskInputError, TaskInputTooLargeError
-from concave.hooks import HookContext, ResourceHooks, Row, call_hook
+from concave.hooks import HookContext, PlainTriggers, ResourceHooks, Row, call_hook
+from concave.store.records import NewTask
 from concave.tasks.codec import CodecError, JsonCodec
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import Duration, micros
 from concave.tasks.scheduler import TaskScheduler
-from concave.tasks.submission import MAX_KEY, SURROGATES
+from concave.tasks.submission import MAX_KEY, SURROGATES, submission
 
 __all__ = ["TaskTrigger", "TriggerEvent", "create_task_trigger_hooks"]
 
@@ -110,19 +111,24 @@ def create_task_trigger_hooks(
         triggers = [_prepared(each) for each in _checked(given, f"on_{event}")]
         if not triggers:
             return None
+        if all(trigger.asks_nothing for trigger in triggers):
+            return PlainTriggers(
+                lambda ctx, row: [(trigger.told(event, row, ctx), scheduler) for trigger in triggers]
+            )
 
         async def fire(ctx: HookContext, row: Row) -> None:
             happened: TriggerEvent | None = None
             for trigger in triggers:
                 if trigger.asks_nothing:
-                    # Most are so, and what an event is told of takes longer than all the rest of this.
-                    await trigger.tell(ctx, event, row, scheduler)
+                    # What an event is told of takes longer than all the rest of this.
+                    await ctx.submit(trigger.told(event, row, ctx), scheduler)
                     continue
                 happened = happened or _event(event, ctx, row)
                 if not await trigger.fires(row, happened):
                     continue
                 if trigger.transform is None:
-                    await trigger.tell(ctx, event, row, scheduler, key=await trigger.key_of(row, happened))
+                    new = trigger.told(event, row, ctx, key=await trigger.key_of(row, happened))
+                    await ctx.submit(new, scheduler)
                     continue
                 await ctx.enqueue(
                     trigger.task,
@@ -168,20 +174,12 @@ class _Prepared(NamedTuple):
                 return False
         return self.when is None or bool(await call_hook(self.when, row, event))
 
-    async def tell(
-        self,
-        ctx: HookContext,
-        event: Event,
-        row: Row,
-        scheduler: TaskScheduler | None,
-        *,
-        key: str | None = None,
-    ) -> None:
-        """Enqueue the task with the default input. What JSON has nothing for is told of as the resource shows it."""
+    def told(self, event: Event, row: Row, ctx: HookContext, *, key: str | None = None) -> NewTask:
+        """The task with the default input. What JSON has nothing for is told of as the resource shows it."""
         data = _without_bytes(ctx, row)
         given = _default_input(event, ctx.resource, data, ctx.user)
         try:
-            await ctx.enqueue(self.task, given, delay=self.delay, scheduler=scheduler, key=key)
+            return submission(self.task, given, delay=self.delay, coalesce=key)
         except TaskInputTooLargeError:
             raise
         except TaskInputError:
@@ -189,10 +187,8 @@ class _Prepared(NamedTuple):
             odd = {name: value for name, value in data.items() if not _is_json(value)}
             if not odd:
                 raise
-        else:
-            return
         given["data"] = {**data, **ctx.shown(odd)}
-        await ctx.enqueue(self.task, given, delay=self.delay, scheduler=scheduler, key=key)
+        return submission(self.task, given, delay=self.delay, coalesce=key)
 
     async def key_of(self, row: Row, event: TriggerEvent) -> str | None:
         value = None if self.key is None else await call_hook(self.key, row, event)

@@ -117,8 +117,8 @@ class Outbox:
         return [each._replace(task=numbered(each.task, sequences[each.task.id])) for each in submissions]
 
     @property
-    def coming(self) -> AbstractContextManager[None]:
-        """While a transaction lasts that `relay` may follow: what others have to send waits for a moment to go along."""
+    def coming(self) -> AbstractContextManager[object]:
+        """While a write is under way that `relay` may be called for before this ends: what others have to send waits to go along."""
         return self._relay
 
     @property
@@ -183,7 +183,9 @@ class Outbox:
         schedulers: dict[str | None, TaskScheduler | None] = {None: None}
         schedulers.update(self._explicit.items())
         decoded = await self._decoded([row for row in rows if row.destination in schedulers])
-        await self._relay.send([Submission(task, schedulers[row.destination]) for row, task in decoded])
+        with self._relay as relay:
+            taken = relay.send([Submission(task, schedulers[row.destination]) for row, task in decoded])
+        await taken
 
     async def drain(self) -> None:
         """Wait until rows that have been relayed are deleted."""

@@ -17,6 +17,7 @@ from sqlalchemy.exc import (
 )
 
 from concave.hooks import call_hook
+from concave.tasks.submission import submission
 from concave_sqlalchemy.outages import busy, is_outage, passes, sqlstate, unreachable
 from concave_sqlalchemy.problems import Problem, conflict
 
@@ -90,7 +91,8 @@ def _problem_of(error: BaseException, names: ColumnNames, refused: int | None) -
 
 def _is_of_hook(error: BaseException) -> bool:
     """Whether a hook met it: with another database, perhaps, where it has written. Nobody is told to try again for that."""
-    return passes(error, call_hook.__module__, call_hook.__name__)
+    in_hook = passes(error, call_hook.__module__, call_hook.__name__)
+    return in_hook or passes(error, submission.__module__, submission.__name__)
 
 
 def is_given_up(error: StatementError) -> bool:

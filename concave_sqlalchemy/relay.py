@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from concave.errors import (
     NO_FAULT_OF_TASKS,
@@ -15,14 +15,11 @@ from concave.errors import (
     TasksNotInitializedError,
 )
 from concave.failpoints import armed, reach
-from concave.hooks import Enqueue
+from concave.hooks import HandOver
 from concave.store.records import NewTask
 from concave.tasks.defaults import get_task_scheduler
-from concave.tasks.define import TaskDefinition
-from concave.tasks.options import Duration
 from concave.tasks.outbox import Submit
 from concave.tasks.scheduler import TaskScheduler
-from concave.tasks.submission import submission
 
 __all__ = ["Relay", "Submission", "into", "submit_all"]
 
@@ -45,26 +42,18 @@ class Submission(NamedTuple):
     scheduler: TaskScheduler | None = None
 
 
-def into(take: Callable[[Submission], bool]) -> Enqueue:
-    """The `enqueue` of a transaction's hooks: what `take` doesn't, since the transaction is over, goes straight to a scheduler.
+def into(take: Callable[[Submission], bool]) -> HandOver:
+    """Where the tasks of a transaction's hooks go: what `take` doesn't, since the transaction is over, goes straight to a scheduler.
 
     That one has it when this returns.
     """
 
-    async def enqueue(
-        task: TaskDefinition[Any, Any],
-        input: Any,
-        *,
-        delay: Duration | None,
-        scheduler: TaskScheduler | None,
-        key: str | None,
-    ) -> str:
-        new = submission(task, input, delay=delay, coalesce=key)
+    async def submit(new: NewTask, scheduler: TaskScheduler | None) -> str:
         if take(Submission(new, scheduler)):
             return new.id
         return await (scheduler or get_task_scheduler()).submit_one(new)
 
-    return enqueue
+    return submit
 
 
 class _Answer:
@@ -92,15 +81,15 @@ _Gathered: TypeAlias = tuple[NewTask, TaskScheduler | None, _Answer]
 class Relay:
     """Sends committed submissions to the store and has their rows deleted, in the background and in batches, of one event loop.
 
-    Writes that are under way at the same time share a round trip: what one of them has committed waits until as many wait as are
-    still to come, for a moment at most. (PostgreSQL's commit_delay and commit_siblings are the same, for its log.)
+    Writes that are under way at the same time share a round trip: what one of them has committed waits for the others, for a moment
+    at most. (PostgreSQL's commit_delay and commit_siblings are the same, for its log.)
     """
 
     def __init__(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         self._delete = delete
         self._loop = asyncio.get_running_loop()
         self._to_come = 0
-        """Writes that are under way, which may have something to send."""
+        """Writes that are under way, and may have something to send."""
         self._gathered: list[_Gathered] = []
         self._moment: asyncio.TimerHandle | None = None
         self._answers: dict[_Answer, float] = {}
@@ -113,35 +102,48 @@ class Relay:
         self._troubled = False
         self._left_some = False
 
-    def __enter__(self) -> None:
-        """A transaction begins whose tasks may be sent soon: others wait for them."""
+    def __enter__(self) -> Self:
+        """A write is under way that may have tasks to send: others wait for them."""
         self._to_come += 1
+        return self
 
     def __exit__(self, *_: object) -> None:
-        """It is over, whether or not it has any."""
+        """It is over, and what it has committed was given to `send`."""
         self._to_come -= 1
-        if self._gathered:
-            self._send_if_enough()
-
-    async def send(self, submissions: Sequence[Submission]) -> None:
-        """Send; returns once the store has them, or after a moment's patience with a store that doesn't answer."""
-        if not submissions:
+        if not self._gathered:
             return
+        if not self._to_come:
+            self._send_gathered()
+        elif self._moment is None:
+            self._moment = self._loop.call_later(MOMENT, self._send_gathered)
+
+    def send(self, submissions: Sequence[Submission]) -> Awaitable[None]:
+        """Send what has been committed, be it awaited or not: together with what others commit, where a write is under way.
+
+        To be called before one's own write is over. The wait ends once the store has them, or with its patience.
+        """
+        if not submissions:
+            return _at_once()
         loop = self._loop
         answer = _Answer(loop.create_future(), len(submissions))
         self._gathered += [(each.task, each.scheduler, answer) for each in submissions]
         # In an outage only the first response waits.
         waits = not self._troubled
-        if not self._send_if_enough() and self._moment is None:
-            self._moment = loop.call_later(MOMENT, self._send_gathered)
-        if waits and not answer.future.done():
-            self._answers[answer] = loop.time() + PATIENCE
-            if self._watch is None:
-                self._watch = loop.call_later(PATIENCE, self._let_go)
-            try:
-                await answer.future
-            finally:
-                self._answers.pop(answer, None)
+        if not self._to_come:
+            self._send_gathered()
+        return self._until_taken(answer) if waits else _at_once()
+
+    async def _until_taken(self, answer: _Answer) -> None:
+        """Wait for the store, as long as the patience with one that doesn't answer lasts."""
+        if answer.future.done():
+            return
+        self._answers[answer] = self._loop.time() + PATIENCE
+        if self._watch is None:
+            self._watch = self._loop.call_later(PATIENCE, self._let_go)
+        try:
+            await answer.future
+        finally:
+            self._answers.pop(answer, None)
 
     async def drain(self) -> None:
         """Wait for what is under way."""
@@ -155,12 +157,6 @@ class Relay:
         """Whether it has given up on something since it was last asked: that is in the outbox, however young."""
         left_some, self._left_some = self._left_some, False
         return left_some
-
-    def _send_if_enough(self) -> bool:
-        enough = len(self._gathered) >= self._to_come
-        if enough:
-            self._send_gathered()
-        return enough
 
     def _send_gathered(self) -> None:
         if self._moment is not None:
@@ -227,6 +223,9 @@ class Relay:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+
+async def _at_once() -> None: ...
 
 
 async def submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:

@@ -71,7 +71,7 @@ class SessionInThreads:
     async def call(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """Call a function in a thread."""
         context = contextvars.copy_context()
-        bound = partial(function, *args, **options)
+        bound = partial(_called, function, *args, **options)
         work = asyncio.get_running_loop().run_in_executor(self._executor, lambda: context.run(bound))
         try:
             return await asyncio.shield(work)
@@ -92,6 +92,14 @@ def threads_for(engine: Any) -> int:
             " poolclass=StaticPool, connect_args={'check_same_thread': False}"
         )
     return (pool.size() if isinstance(pool, QueuePool) else 0) or THREADS
+
+
+def _called(function: Callable[..., T], *args: Any, **options: Any) -> T:
+    try:
+        return function(*args, **options)
+    except StopIteration as error:
+        # A future doesn't take it: whoever waits for this one would wait for ever.
+        raise RuntimeError("a function raised StopIteration") from error
 
 
 def _execute(session: Session, *args: Any, **options: Any) -> Any:

@@ -20,6 +20,7 @@ from concave.errors import ConfigurationError
 from concave_sqlalchemy.greenlets import SessionInGreenlet, in_one_greenlet
 from concave_sqlalchemy.outages import busy, is_outage, outcome_unknown
 from concave_sqlalchemy.plain import PlainSession, listeners_of_all, plain_engine
+from concave_sqlalchemy.postgresql import notice_statements
 from concave_sqlalchemy.sqlite import extend_connections
 from concave_sqlalchemy.threads import SessionInThreads, threads_for
 
@@ -54,6 +55,7 @@ class Transactions:
         self._listeners = listeners_of_all()
         if self.engine is not None:
             extend_connections(self.engine)
+            notice_statements(self.engine)
             if isinstance(sessions, sessionmaker):
                 threads_for(self.engine)  # told now where it can't be
 
@@ -79,6 +81,11 @@ class Transactions:
         if isinstance(bind, AsyncEngine):
             return bind.sync_engine
         return bind if isinstance(bind, Engine) else None
+
+    @property
+    def is_threaded(self) -> bool:
+        """Whether its sessions block, and so are used in threads."""
+        return isinstance(self._sessions, sessionmaker)
 
     @property
     def is_borrowed(self) -> bool:

@@ -18,7 +18,7 @@ from concave_sqlalchemy.relay import Submission, into
 from concave_sqlalchemy.savepoints import Savepoints
 from concave_sqlalchemy.transactions import AnySession
 
-__all__ = ["Write"]
+__all__ = ["Write", "too_large"]
 
 log = logging.getLogger("concave.resource")
 
@@ -66,7 +66,7 @@ class Write:
                 session=self.session.for_hooks if self._shares_session else None,
                 resource=self._resource,
                 request_id=_request_id(self._request),
-                enqueue=into(self._take),
+                submit=into(self._take),
                 on_commit=self._call_later,
                 shown=self._shown,
                 in_thread=self.session.in_thread,
@@ -78,9 +78,7 @@ class Write:
         try:
             return await self.session.outside(call_hook(hook, *args))
         except TaskInputTooLargeError as error:
-            # A body within `max_body` can make more of an input, of the defaults and the names in it, than `max_input_bytes`.
-            log.info("a write was refused: %s", error)
-            raise Problem(413, "too large for a task that it triggers (max_input_bytes)") from error
+            raise too_large(error) from error
 
     async def reach(self, point: FailPoint) -> None:
         """Pass a fail-point, if any is armed."""
@@ -136,6 +134,13 @@ class Write:
         if self._savepoints is None:
             self._savepoints = Savepoints(self.session.sync_session)
         self._savepoints.note(kept, one)
+
+
+def too_large(error: TaskInputTooLargeError) -> Problem:
+    """What a client is told whose row is too much for a task."""
+    # A body within `max_body` can make more of an input, of the defaults and the names in it, than `max_input_bytes`.
+    log.info("a write was refused: %s", error)
+    return Problem(413, "too large for a task that it triggers (max_input_bytes)")
 
 
 def _request_id(request: Request) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic_core import from_json
 
 from concave import (
     ConfigurationError,
@@ -24,7 +25,7 @@ from concave import (
     initialize_tasks,
 )
 from concave.kv import MemoryKV
-from concave.store.records import Debounce
+from concave.store.records import Debounce, NewTask
 from concave.tasks.submission import submission
 from concave.testing import FakeClock
 from concave.triggers import _takes_event
@@ -151,23 +152,26 @@ async def test_an_input_that_the_task_does_not_take_is_an_error_of_the_event() -
         await fired(hooks, "create", ROW)
 
 
-async def test_triggers_only_call_the_contexts_enqueue() -> None:
+async def test_triggers_only_hand_over_to_their_context() -> None:
     """In a resource that is the outbox of its transaction; the scheduler given goes along."""
-    calls: list[Any] = []
+    given: list[tuple[NewTask, TaskScheduler | None]] = []
 
-    async def into_outbox(
-        task: Any, input: Any, *, delay: Any, scheduler: TaskScheduler | None, key: str | None
-    ) -> str:
-        calls.append((task.name, input, delay, scheduler))
-        return "id"
+    async def into_outbox(new: NewTask, scheduler: TaskScheduler | None) -> str:
+        given.append((new, scheduler))
+        return new.id
 
     own = TaskScheduler(MemoryKV())
     hooks = create_task_trigger_hooks(
-        on_create=[TaskTrigger(welcome, transform=lambda row: row["id"], delay=2)], scheduler=own
+        on_create=[TaskTrigger(welcome, transform=lambda row: row["id"], delay=2), TaskTrigger(audit)],
+        scheduler=own,
     )
     assert hooks.on_after_create is not None
-    await hooks.on_after_create(HookContext(enqueue=into_outbox), ROW)
-    assert calls == [("welcome", 7, 2, own)]
+    await hooks.on_after_create(HookContext(submit=into_outbox), ROW)
+    (first, its_scheduler), (second, another) = given
+    assert (first.name, first.input, first.delay) == ("welcome", b"7", 2_000_000)
+    assert (second.name, from_json(second.input)["data"]) == ("audit", ROW)
+    assert its_scheduler is own
+    assert another is own
 
 
 async def test_a_scheduler_that_is_given_takes_the_defaults_place() -> None:

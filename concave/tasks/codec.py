@@ -6,14 +6,22 @@ Everything that a store keeps is JSON: nothing is ever unpickled, and another la
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
 from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
-from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    PydanticUserError,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import from_json, to_json
 
 from concave.errors import ConfigurationError
@@ -26,6 +34,7 @@ NEVER_NULL: Final = frozenset({str, int, bool, type(None), datetime, date, UUID,
 """What is written as null where it is None, and else never."""
 STARS = b'"**********"'
 """What Pydantic writes in place of a secret."""
+STARRED = "JSON can't hold it: a secret is written as stars"
 DEEPEST: Final = 200
 """Levels of lists and objects that Pydantic reads. It writes some more."""
 
@@ -40,7 +49,6 @@ class JsonCodec(Generic[T]):
     __slots__ = ("_adapter", "_plainly_written", "_typed")
 
     def __init__(self, type_: Any, what: str) -> None:
-        self._typed = type_ is not Any
         self._plainly_written: bool | None = None
         try:
             self._adapter: TypeAdapter[T] = TypeAdapter(type_)
@@ -49,6 +57,7 @@ class JsonCodec(Generic[T]):
             raise ConfigurationError(
                 f"{what}: {type_!r} is not a type that Pydantic can check: {reason}"
             ) from error
+        self._typed = not _takes_anything(self._adapter.core_schema)
 
     def encode(self, value: object) -> tuple[T, bytes]:
         """The checked value and its JSON; `CodecError` if it is neither of the type nor fit for JSON."""
@@ -75,14 +84,17 @@ class JsonCodec(Generic[T]):
         That is to be noticed where it is written, not by a worker.
         """
         if not self._typed:
-            return self.encode(value)
+            checked, data = self.encode(value)
+            if data.find(STARS) >= 0 and _has_secret(checked):
+                raise CodecError(STARRED)
+            return checked, data
         checked, data = self._encode(value)
         try:
             read = self.decode(data)
         except CodecError as error:
             raise CodecError(f"its JSON can't be read back: {error}") from error
         if data.find(STARS) >= 0 and read != checked:
-            raise CodecError("JSON can't hold it: a secret is written as stars")
+            raise CodecError(STARRED)
         return checked, data
 
     def decode(self, data: bytes) -> T:
@@ -143,13 +155,48 @@ def _is_surely_finite(value: Any) -> bool:
     if kind is float:
         return math.isfinite(value)
     if kind is dict:
-        return all(type(each) in NEVER_NULL or _is_surely_finite(each) for each in value.values())
+        return _are_surely_finite(value.values())
     if kind is list or kind is tuple:
-        return all(type(each) in NEVER_NULL or _is_surely_finite(each) for each in value)
+        return _are_surely_finite(value)
     if isinstance(value, BaseModel) and _is_plainly_written(kind):
-        fields = all(map(_is_surely_finite, vars(value).values()))
-        return fields and all(map(_is_surely_finite, (value.model_extra or {}).values()))
+        fields = _are_surely_finite(vars(value).values())
+        return fields and _are_surely_finite((value.model_extra or {}).values())
     return False
+
+
+def _are_surely_finite(values: Collection[Any]) -> bool:
+    # Most are of these types, and all of them are soon told.
+    if NEVER_NULL.issuperset(map(type, values)):
+        return True
+    return all(_is_surely_finite(each) for each in values if type(each) not in NEVER_NULL)
+
+
+def _takes_anything(schema: object) -> bool:
+    """Whether a type is that of any value, or of any object: it reads whatever is written of one."""
+    if type(schema) is not dict:
+        return False  # of a model that isn't fully defined yet, which says so when it is used
+    match cast("dict[str, Any]", schema):
+        case {"type": "any"}:
+            return True
+        case {"type": "dict", "keys_schema": {"type": "any" | "str"}, "values_schema": {"type": "any"}}:
+            return not _has_serializer(cast("Any", schema))
+        case _:
+            return False
+
+
+def _has_secret(value: Any) -> bool:
+    match value:
+        case SecretStr() | SecretBytes() | Secret():
+            return True
+        case str() | bytes() | bytearray():
+            return False
+        case Mapping():
+            return any(map(_has_secret, value)) or any(map(_has_secret, value.values()))  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        case Collection():
+            return any(map(_has_secret, value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        case _:
+            # Of a model, or a dataclass.
+            return any(map(_has_secret, getattr(value, "__dict__", {}).values()))
 
 
 @cache

@@ -113,7 +113,7 @@ class Unit:
             session=async_session(self._session) or self._session,
             resource=tracked.resource,
             previous=change.previous if change.kind == "update" else None,
-            enqueue=into(self._take),
+            submit=into(self._take),
             on_commit=self._call_later,
             shown=tracked.schema.for_tasks,
         )

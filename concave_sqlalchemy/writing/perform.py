@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
 
-from concave.failpoints import armed, reach
-from concave.hooks import Row
+from concave.errors import TaskInputTooLargeError
+from concave.failpoints import FailPoint, armed, reach
+from concave.hooks import HookContext, PlainTriggers, Row
 from concave_sqlalchemy.idempotency import Records, in_flight
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.refusals import ColumnNames, database_errors
+from concave_sqlalchemy.relay import Submission
 from concave_sqlalchemy.transactions import AnySession
-from concave_sqlalchemy.write import Write
+from concave_sqlalchemy.write import Write, too_large
 from concave_sqlalchemy.writing.call import Answer, Call, IdempotencyKey
 
 __all__ = ["Performer", "Work"]
@@ -61,10 +65,47 @@ class Performer:
         finally:
             self.in_flight.discard(key.id)
 
-    async def perform_bare(self, work: Callable[[Session], Answer]) -> Answer:
-        """Do what a request asks for where no hook runs and no key counts: nothing but the database is waited for."""
+    async def perform_bare(self, work: Callable[[Session], tuple[Answer, Row]]) -> Answer:
+        """`perform`, where no hook runs and no key counts: nothing but the database is waited for."""
         with database_errors(self.names):
-            return await self.outbox.transactions.write_at_once(work)
+            answer, _ = await self.outbox.transactions.write_at_once(work)
+        return answer
+
+    @property
+    def waits_on_the_loop(self) -> bool:
+        """Whether transactions are the event loop's own affair, and not that of threads."""
+        return not self.outbox.transactions.is_threaded
+
+    async def perform_at_once(
+        self, call: Call, work: Callable[[Session], tuple[Answer, Row]], triggers: PlainTriggers
+    ) -> Answer:
+        """`perform`, where the one hook has but tasks for the row, and no key counts: one call in one greenlet."""
+
+        def within(session: Session) -> tuple[Answer, Sequence[Submission]]:
+            _pass("write.begun")
+            answer, row = work(session)
+            _pass("write.row")
+            tasks = self._tasks(call, row, triggers)
+            _pass("write.hooked")
+            written = self.outbox.write_in(session, tasks, at_commit=True)
+            _pass("write.flushed")
+            return answer, written
+
+        with self.outbox.coming:
+            with database_errors(self.names):
+                answer, submissions = await self.outbox.transactions.write_at_once(within)
+            if armed:
+                await reach("write.committed")
+            taken = self.outbox.relay(submissions)
+        await taken
+        return answer
+
+    def _tasks(self, call: Call, row: Row, triggers: PlainTriggers) -> Sequence[Submission]:
+        ctx = HookContext(user=call.user, request=call.request, resource=self.resource, shown=self.shown)
+        try:
+            return [Submission(*each) for each in triggers.tasks(ctx, row)]
+        except TaskInputTooLargeError as error:
+            raise too_large(error) from error
 
     async def _once(self, key: IdempotencyKey, work: Work, write: Write) -> Answer:
         answer = await self.records.begin(write.session, key)
@@ -89,24 +130,36 @@ class Performer:
             await write.reach("write.begun")
             answer = await work(write)
             await write.reach("write.hooked")
+            if self.hooked:
+                # Not before: whoever has committed meanwhile would wait for what hooks wait for.
+                coming.enter_context(self.outbox.coming)
             await write.finish()
             await write.reach("write.flushed")
             return answer
 
-        try:
-            with database_errors(self.names), self.outbox.coming:
-                answer = await self.outbox.transactions.write(
-                    within, hooked=self.hooked, begins_with_write=begins_with_write
-                )
-        finally:
-            after_commit = write.close()
-        if armed:
-            await reach("write.committed")
-        for callback in after_commit:
-            await _call_after_commit(callback)
-        if write.submissions:
-            await self.outbox.relay(write.submissions)
+        with ExitStack() as coming:
+            if not self.hooked:
+                coming.enter_context(self.outbox.coming)
+            try:
+                with database_errors(self.names):
+                    answer = await self.outbox.transactions.write(
+                        within, hooked=self.hooked, begins_with_write=begins_with_write
+                    )
+            finally:
+                after_commit = write.close()
+            if armed:
+                await reach("write.committed")
+            for callback in after_commit:
+                await _call_after_commit(callback)
+            taken = self.outbox.relay(write.submissions) if write.submissions else None
+        if taken is not None:
+            await taken
         return answer
+
+
+def _pass(point: FailPoint) -> None:
+    if armed:
+        await_only(reach(point))
 
 
 async def _call_after_commit(callback: Any) -> None:

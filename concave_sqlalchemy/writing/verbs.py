@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from sqlalchemy.orm import Session
 
-from concave.hooks import HookContext, ResourceHooks, Row
+from concave.hooks import HookContext, PlainTriggers, ResourceHooks, Row
 from concave_sqlalchemy.defaults import defaults_of
 from concave_sqlalchemy.etags import Tags
 from concave_sqlalchemy.fields import ResourceField
@@ -80,14 +80,16 @@ class Verbs:
         return await self._created(write, row, access)
 
     @property
-    def is_create_bare(self) -> bool:
-        """Whether nobody else has a part in a new row."""
-        hooks = self.hooks
-        return hooks.on_before_create is None and hooks.on_after_create is None and not self.schema.needs_hook
+    def creates_at_once(self) -> bool:
+        """Whether nobody who could wait for something has a part in a new row."""
+        before, after = self.hooks.on_before_create, self.hooks.on_after_create
+        is_waited_for = before is not None or not isinstance(after, PlainTriggers | None)
+        return not is_waited_for and not self.schema.needs_hook
 
-    def create_bare(self, session: Session, given: Body) -> Shown:
-        """A new row that nobody else has a part in, of one who may read it."""
-        return self._shown(self.rows.insert(session, given.values))
+    def create_at_once(self, session: Session, given: Body) -> tuple[Shown, Row]:
+        """A new row of one who may read it, where nobody who could wait has a part in it."""
+        row = self.rows.insert(session, given.values)
+        return self._shown(row), row
 
     async def create_unless_there(
         self, write: Write, given: Body, fields: Sequence[ResourceField], *, access: Access

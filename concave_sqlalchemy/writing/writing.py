@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
+from sqlalchemy.orm import Session
+
 from concave.failpoints import armed
+from concave.hooks import PlainTriggers, Row
 from concave_sqlalchemy.etags import Conditions, Tags
 from concave_sqlalchemy.keys import KeyValue
 from concave_sqlalchemy.problems import Problem, in_header
@@ -43,10 +46,17 @@ class Writing:
         if is_denied(call.access["create"]):
             raise Problem(403, "you may not create rows here")
         given = self.verbs.read_new(body)
-        if self.verbs.is_create_bare and call.access is OPEN and call.key is None and not armed:
-            return await self.performer.perform_bare(
-                lambda session: created(call, self.verbs.create_bare(session, given))
-            )
+        if self.verbs.creates_at_once and call.access is OPEN and call.key is None:
+
+            def insert(session: Session) -> tuple[Answer, Row]:
+                shown, row = self.verbs.create_at_once(session, given)
+                return created(call, shown), row
+
+            after = self.verbs.hooks.on_after_create
+            if isinstance(after, PlainTriggers) and self.performer.waits_on_the_loop:
+                return await self.performer.perform_at_once(call, insert, after)
+            if after is None and not armed:
+                return await self.performer.perform_bare(insert)
 
         async def work(write: Write) -> Answer:
             return created(call, await self.verbs.create(write, given, access=call.access))

@@ -1,7 +1,6 @@
 """Two relays and four sweepers at the same rows, some killed right after they have sent: each task once."""
 
 import asyncio
-import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ async def test_two_relays_and_four_sweepers_make_each_task_once(
     fleet.start(programs.teller, url=redis.url, ledger=str(site.ledger.path))
     met = 0
     for number in range(ROUNDS):
-        relays = [site.start(fail_point="outbox.sent", after=random.randrange(4)) for _ in range(RELAYS)]
+        relays = [site.start(fail_point="outbox.sent") for _ in range(RELAYS)]
         # Each holds the rows that it read until all four have read some; then one of them dies once it has sent its own.
         sweepers = [
             site.start(meet=[number, SWEEPERS], fail_point=None if survives else "sweep.sent")

@@ -59,14 +59,11 @@ async def serve(url: str, *, prefix: str, database: str, ledger: str, port_file:
     engine = create_async_engine(database)
     told = [telling(name, Ledger(ledger)) for name in TASKS]
     triggers = [TaskTrigger(task) for task in told]
-    things = use_resource(
-        Thing,
-        session=async_sessionmaker(engine),
-        hooks=compose_hooks(
-            create_task_trigger_hooks(on_create=triggers, on_update=triggers, on_delete=triggers),
-            ResourceHooks(on_after_create=refuse),
-        ),
-    )
+    hooks = create_task_trigger_hooks(on_create=triggers, on_update=triggers, on_delete=triggers)
+    if workers:
+        # A new row takes another way where a hook is waited for than where there are triggers alone.
+        hooks = compose_hooks(hooks, ResourceHooks(on_after_create=refuse))
+    things = use_resource(Thing, session=async_sessionmaker(engine), hooks=hooks)
     lifespan = task_lifespan(
         url, prefix=prefix, tasks=told, workers=workers, concurrency=20, sweep_interval=0.1, shutdown_grace=1
     )

@@ -26,7 +26,7 @@ from concave.kv import MemoryKV
 from concave.store.records import NewTask
 from concave.tasks import initialize_tasks
 from concave.tasks.submission import submission
-from concave_sqlalchemy import relay
+from concave_sqlalchemy import enqueue_in, relay
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission
 from concave_sqlalchemy.transactions import AnySession
@@ -99,9 +99,7 @@ async def test_writes_that_are_under_way_together_share_a_round_trip(
         for name in "abcd":
             held.go_on(name).set()
         assert {(await each).status_code for each in writes} == {201}
-    # Who has ended is sent when as many wait as are still to come: two of four, and then the other two.
-    assert sum(sent) == 4
-    assert len(sent) <= 3
+    assert sent == [4]
     assert len(await scheduler.get_tasks()) == 4
 
 
@@ -134,6 +132,43 @@ async def test_nobody_waits_for_a_slow_write_longer_than_a_moment(
         held.go_on("slower").set()
         assert {(await each).status_code for each in slow} == {201}
     assert sum(sent) == 3
+
+
+async def test_nobody_waits_for_what_a_hook_with_the_session_waits_for(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "MOMENT", FOREVER)
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    held, sent = Held(), count_sent(scheduler)
+    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held))
+    async with client_of(things, engine, hooks=hooks) as client:
+        slow = asyncio.create_task(client.post("", json={"name": "slow"}))
+        await held.begun("slow").wait()
+        held.go_on("quick").set()
+        assert (await client.post("", json={"name": "quick"})).status_code == 201
+        assert sent == [1]
+        held.go_on("slow").set()
+        assert (await slow).status_code == 201
+    assert sent == [1, 1]
+
+
+async def test_what_a_session_has_written_waits_for_no_write_longer_than_a_moment(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    sent, real = asyncio.Event(), scheduler.submit
+
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        sent.set()
+        return await real(tasks)
+
+    scheduler.submit = submit  # type: ignore[method-assign]
+    sessions = async_sessionmaker(engine)
+    with Outbox.of(sessions).coming:
+        async with sessions.begin() as session:
+            await enqueue_in(session, relayed, "mine")
+        await sent.wait()
+    await Outbox.of(sessions).drain()
+    assert len(await scheduler.get_tasks()) == 1
 
 
 async def test_a_write_that_fails_keeps_nobody_waiting(

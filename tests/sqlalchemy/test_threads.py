@@ -158,13 +158,14 @@ async def test_plain_hooks_are_in_a_thread_and_async_ones_on_the_loop(
         ctx.session.add(Thing(name=f"beside {row['name']}"))
         return ctx.enqueue(note, "returned")
 
-    async def waits(ctx: HookContext, row: Row) -> None:
-        await asyncio.sleep(0)
-        seen.append((threading.current_thread() is loops_thread, isinstance(ctx.session, Session)))
-        await ctx.enqueue(note, "awaited")
+    class Waits:
+        async def __call__(self, ctx: HookContext, row: Row) -> None:
+            seen.append((threading.current_thread() is loops_thread, isinstance(ctx.session, Session)))
+            await asyncio.sleep(0)
+            await ctx.enqueue(note, "awaited")
 
     hooks = compose_hooks(
-        ResourceHooks(on_before_create=before, on_after_create=after), ResourceHooks(on_after_create=waits)
+        ResourceHooks(on_before_create=before, on_after_create=after), ResourceHooks(on_after_create=Waits())
     )
     sessions = sessionmaker(engine)
     async with client_of(use_resource(Thing, session=sessions, hooks=hooks)) as client:
@@ -172,6 +173,16 @@ async def test_plain_hooks_are_in_a_thread_and_async_ones_on_the_loop(
     assert seen == [(False, True), (False, True), (True, True)]
     assert count(engine) == 2
     assert await inputs(sessions, scheduler) == ["awaited", "returned"]
+
+
+async def test_a_hook_that_raises_stop_iteration_is_not_waited_for_for_ever(engine: Engine) -> None:
+    def first_of_none(ctx: HookContext, row: Row) -> None:
+        next(iter(()))
+
+    hooks = ResourceHooks(on_after_create=first_of_none)
+    async with client_of(use_resource(Thing, session=sessionmaker(engine), hooks=hooks)) as client:
+        assert (await client.post("", json={"name": "a"})).status_code == 500
+    assert count(engine) == 0
 
 
 @pytest.mark.parametrize("verb", ["commit", "rollback", "close"])

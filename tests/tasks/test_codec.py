@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -11,7 +12,17 @@ from uuid import UUID
 
 import pytest
 from hypothesis import given, strategies as st
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, computed_field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    computed_field,
+    field_validator,
+)
 
 from concave import ConfigurationError
 from concave.tasks.codec import CodecError, JsonCodec
@@ -231,6 +242,34 @@ def test_a_secret_does_not_become_stars() -> None:
     with pytest.raises(CodecError, match="a secret is written as stars"):
         codec.encode_to_be_read({"password": "hunter2"})
     assert codec.encode_to_be_read({"note": "**********"})[0].note == "**********"
+
+
+@dataclasses.dataclass
+class Login:
+    password: Any
+
+
+@pytest.mark.parametrize("type_", [Any, dict, dict[str, Any], Mapping[str, object]])
+def test_stars_are_no_secret_where_none_is(type_: Any) -> None:
+    codec = JsonCodec[Any](type_, "input")
+    mask = {"note": "**********", "at": datetime(2026, 1, 1, tzinfo=UTC)}
+    assert codec.encode_to_be_read(mask) == (mask, b'{"note":"**********","at":"2026-01-01T00:00:00Z"}')
+    hidden: list[Any] = [{SecretStr("hunter2"): 1}]
+    for secret in (SecretStr("hunter2"), SecretBytes(b"hunter2"), Secret[int](2)):
+        hidden += [secret, [secret], deque([secret]), {"a": (Login(password=secret),)}]
+    for value in hidden:
+        with pytest.raises(CodecError, match="a secret is written as stars"):
+            codec.encode_to_be_read({"login": value})
+
+
+@pytest.mark.parametrize("type_", [dict, dict[str, Any]])
+def test_an_object_of_anything_is_held_to_what_can_be_read(type_: Any) -> None:
+    codec = JsonCodec[Any](type_, "input")
+    bad: Any
+    for bad in ([], "text", {"a": float("nan")}, {"a": object()}, {"a": deep(201)}):
+        with pytest.raises(CodecError):
+            codec.encode_to_be_read(bad)
+    assert codec.decode(codec.encode_to_be_read({"a": deep(150)})[1]) == {"a": deep(150)}
 
 
 def test_a_validator_may_raise_anything() -> None:
