@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
@@ -159,8 +160,7 @@ def _is_surely_finite(value: Any) -> bool:
     if kind is list or kind is tuple:
         return _are_surely_finite(value)
     if isinstance(value, BaseModel) and _is_plainly_written(kind):
-        fields = _are_surely_finite(vars(value).values())
-        return fields and _are_surely_finite((value.model_extra or {}).values())
+        return _are_surely_finite([*vars(value).values(), *(value.model_extra or {}).values()])
     return False
 
 
@@ -185,6 +185,7 @@ def _takes_anything(schema: object) -> bool:
 
 
 def _has_secret(value: Any) -> bool:
+    """Whether a secret is in what an untyped value holds. That has been written: so it is finite, and no circle."""
     match value:
         case SecretStr() | SecretBytes() | Secret():
             return True
@@ -194,9 +195,13 @@ def _has_secret(value: Any) -> bool:
             return any(map(_has_secret, value)) or any(map(_has_secret, value.values()))  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
         case Collection():
             return any(map(_has_secret, value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        case BaseModel():
+            return any(map(_has_secret, [*vars(value).values(), *(value.model_extra or {}).values()]))
+        case _ if is_dataclass(value):
+            return any(_has_secret(getattr(value, each.name)) for each in fields(value))
         case _:
-            # Of a model, or a dataclass.
-            return any(map(_has_secret, getattr(value, "__dict__", {}).values()))
+            # Not by its attributes: those of an enum's member lead to its class, and back.
+            return False
 
 
 @cache

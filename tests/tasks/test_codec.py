@@ -249,14 +249,44 @@ class Login:
     password: Any
 
 
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    password: Any
+
+
+@dataclasses.dataclass
+class Masked(Login):
+    login: Login = dataclasses.field(default_factory=lambda: Login(SecretStr("hunter2")))
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    kept: Any = None
+
+
 @pytest.mark.parametrize("type_", [Any, dict, dict[str, Any], Mapping[str, object]])
 def test_stars_are_no_secret_where_none_is(type_: Any) -> None:
     codec = JsonCodec[Any](type_, "input")
     mask = {"note": "**********", "at": datetime(2026, 1, 1, tzinfo=UTC)}
     assert codec.encode_to_be_read(mask) == (mask, b'{"note":"**********","at":"2026-01-01T00:00:00Z"}')
-    hidden: list[Any] = [{SecretStr("hunter2"): 1}]
+    for plain in (Color.RED, Point(1, 2), Measured(value=1), UUID(int=1), Decimal(1)):
+        beside = {**mask, "beside": plain}
+        assert codec.encode_to_be_read(beside)[0] == beside
+    hidden: list[Any] = [
+        {SecretStr("hunter2"): 1},
+        Masked(Color.RED),
+        Open.model_validate({"a": SecretStr("a")}),
+    ]
     for secret in (SecretStr("hunter2"), SecretBytes(b"hunter2"), Secret[int](2)):
-        hidden += [secret, [secret], deque([secret]), {"a": (Login(password=secret),)}]
+        hidden += [
+            secret,
+            [secret],
+            deque([secret]),
+            {"a": (Login(secret),)},
+            Slotted(secret),
+            Open(kept=secret),
+        ]
     for value in hidden:
         with pytest.raises(CodecError, match="a secret is written as stars"):
             codec.encode_to_be_read({"login": value})
