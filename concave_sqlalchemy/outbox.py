@@ -28,7 +28,13 @@ from concave.tasks.defaults import announce_outbox, announced_outboxes, get_task
 from concave.tasks.outbox import Submit
 from concave.tasks.scheduler import TaskScheduler
 from concave_sqlalchemy.idempotency import Expiry
-from concave_sqlalchemy.outbox_sql import NUMBERED_INSERT, delete_rows, insert_rows
+from concave_sqlalchemy.outbox_sql import (
+    NUMBERED_INSERT,
+    can_delete_along,
+    delete_rows,
+    insert_rows,
+    named,
+)
 from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
 from concave_sqlalchemy.relay import Relay, Submission, submit_all
 from concave_sqlalchemy.tables import database_time, explained, has_table, outbox_table
@@ -54,6 +60,7 @@ class Outbox:
         self._relays_failed = False
         self._has_table = False
         self._has_written = False
+        self._deletes_along: bool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._expiry = Expiry(self.transactions)
 
@@ -95,12 +102,7 @@ class Outbox:
         if not submissions:
             return []
         rows = [
-            {
-                "id": each.task.id,
-                "payload": encode(each.task),
-                "destination": self._destination_of(each.scheduler),
-            }
-            for each in submissions
+            (each.task.id, encode(each.task), self._destination_of(each.scheduler)) for each in submissions
         ]
         try:
             if not any(each.task.debounce for each in submissions):
@@ -110,16 +112,24 @@ class Outbox:
                 return list(submissions)
             # Rows get their numbers in the order of `submissions`, while their transaction holds what it has changed: so
             # whoever commits a change of the same row later has higher ones.
-            returned = session.execute(NUMBERED_INSERT, rows)
+            returned = session.execute(NUMBERED_INSERT, [named(row) for row in rows])
             sequences = {row.id: row.sequence for row in returned}
         except DBAPIError as error:
             raise explained(error, outbox_table) from error
         return [each._replace(task=numbered(each.task, sequences[each.task.id])) for each in submissions]
 
+    def relayed(self) -> Sequence[str]:
+        """Rows that were relayed a while ago, for the asking transaction, which commits next, to delete; they are its own from now on.
+
+        That spares them a transaction and, where writes have all of the pool, a connection. None before one has gone well by itself:
+        nobody's request is to fail for it.
+        """
+        return self._relay.relayed.take() if self._deletes_along else ()
+
     @property
-    def coming(self) -> AbstractContextManager[object]:
+    def coming(self) -> AbstractContextManager[None]:
         """While a write is under way that `relay` may be called for before this ends: what others have to send waits to go along."""
-        return self._relay
+        return self._relay.coming()
 
     @property
     def _relay(self) -> Relay:
@@ -183,8 +193,8 @@ class Outbox:
         schedulers: dict[str | None, TaskScheduler | None] = {None: None}
         schedulers.update(self._explicit.items())
         decoded = await self._decoded([row for row in rows if row.destination in schedulers])
-        with self._relay as relay:
-            taken = relay.send([Submission(task, schedulers[row.destination]) for row, task in decoded])
+        with self.coming:
+            taken = self._relay.send([Submission(task, schedulers[row.destination]) for row, task in decoded])
         await taken
 
     async def drain(self) -> None:
@@ -315,12 +325,15 @@ class Outbox:
         if not ids:
             return
 
-        async def delete(session: AnySession) -> None:
+        async def delete(session: AnySession) -> bool:
             await session.run_sync(delete_rows, ids)
             if armed:
                 await session.outside(reach("outbox.deleting"))
+            if self._deletes_along is None:
+                return await session.run_sync(can_delete_along)
+            return self._deletes_along
 
-        await self.transactions.write(delete, begins_with_write=True)
+        self._deletes_along = await self.transactions.write(delete, begins_with_write=True)
         if armed:
             await reach("outbox.deleted")
 

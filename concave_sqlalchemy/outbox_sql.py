@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, String, Text, any_, bindparam, delete, func, insert, select
@@ -19,49 +19,51 @@ from concave_sqlalchemy.postgresql import executed_directly
 from concave_sqlalchemy.sqlite import written_at_commit
 from concave_sqlalchemy.tables import database_time, outbox_table, schema_given
 
-__all__ = ["NUMBERED_INSERT", "delete_rows", "insert_rows"]
+__all__ = ["NUMBERED_INSERT", "Given", "can_delete_along", "delete_rows", "insert_rows", "named"]
 
 GIVEN: Final = ("id", "payload", "destination")
 """The columns that a row is given, in their order in the table."""
+
+Given: TypeAlias = tuple[str, str, str | None]
+"""Their values."""
 
 INSERT: Final = insert(outbox_table).values(created_at=database_time())
 NUMBERED_INSERT: Final = INSERT.returning(
     outbox_table.c.id, outbox_table.c.sequence, sort_by_parameter_order=True
 )
 
-# One parameter, however many ids: a statement of its own for each number would be compiled, prepared and planned anew.
+# One parameter, however many ids: a statement of its own for each number would be compiled, prepared and planned anew. It waits for
+# nobody who deletes the same rows: two that hold some of each other's would fail, and one of them may be somebody's request.
 DELETE_LISTED: Final = delete(outbox_table).where(
-    outbox_table.c.id == any_(bindparam("ids", type_=ARRAY(String)))
+    outbox_table.c.sequence.in_(
+        select(outbox_table.c.sequence)
+        .where(outbox_table.c.id == any_(bindparam("ids", type_=ARRAY(String))))
+        .with_for_update(skip_locked=True)
+    )
 )
 LISTED: Final[Any] = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
 DELETE_JSON: Final = delete(outbox_table).where(outbox_table.c.id.in_(select(LISTED.c.value)))
 
 
-def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]], *, at_commit: bool = False) -> None:
+def insert_rows(session: Session, rows: Sequence[Given], *, at_commit: bool = False) -> None:
     """Write rows whose numbers nobody asks for. `at_commit`: that may be as late as in the commit, which raises what is wrong then."""
     connection = session.connection()
     insert_them = DIRECTLY.get(connection.dialect.driver)
     if insert_them is None or schema_given(connection) is not None:
-        session.execute(INSERT, rows)
+        session.execute(INSERT, [named(row) for row in rows])
         return
     if not connection.in_transaction():
         connection.begin()  # as a statement of SQLAlchemy's does: what it doesn't know of it wouldn't commit
     dialect = connection.dialect
     statement, error = _direct_insert(dialect), dialect.loaded_dbapi.Error
-    given = [tuple([row[name] for name in GIVEN]) for row in rows]
-    if (
-        at_commit
-        and dialect.name == "sqlite"
-        and _ends_with_commit(session, connection)
-        and written_at_commit(connection, statement, given)
-    ):
+    if at_commit and _left_to_commit(session, connection, statement, rows):
         return
     # Nobody else has the connection of a session that nobody else has.
     is_ours = isinstance(cast("Any", session), PlainSession)
-    if is_ours and len(given) == 1 and executed_directly(connection, statement, given[0]):
+    if is_ours and len(rows) == 1 and executed_directly(connection, statement, rows[0]):
         return
     try:
-        insert_them(connection, statement, given)
+        insert_them(connection, statement, rows)
     except error as refused:
         lost = dialect.is_disconnect(refused, connection.connection, None)
         if lost:
@@ -71,18 +73,45 @@ def insert_rows(session: Session, rows: Sequence[Mapping[str, Any]], *, at_commi
         ) from refused
 
 
+def named(row: Given) -> dict[str, Any]:
+    """A row as SQLAlchemy's statements take it."""
+    return dict(zip(GIVEN, row, strict=True))
+
+
+def delete_rows(session: Session, ids: Sequence[str], *, at_commit: bool = False) -> None:
+    """Delete the rows of these tasks; on PostgreSQL but for those that somebody else deletes at this moment. `at_commit` as above."""
+    if session.get_bind().dialect.name != "sqlite":
+        session.execute(DELETE_LISTED, {"ids": list(ids)})
+        return
+    connection, listed = session.connection(), to_json(ids).decode()
+    if at_commit and schema_given(connection) is None:
+        statement = _direct_delete(connection.dialect)
+        if _left_to_commit(session, connection, statement, [(listed,)]):
+            return
+    session.execute(DELETE_JSON, {"ids": listed})
+
+
+def can_delete_along(session: Session) -> bool:
+    """Whether other people's transactions may delete rows. Not where the database fails one that meets what another has deleted."""
+    connection = session.connection()
+    return connection.dialect.name == "sqlite" or connection.get_isolation_level() == "READ COMMITTED"
+
+
+def _left_to_commit(
+    session: Session, connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]
+) -> bool:
+    """Whether SQLite's commit will do it, in its own trip to the driver's thread."""
+    return (
+        connection.dialect.name == "sqlite"
+        and _ends_with_commit(session, connection)
+        and written_at_commit(connection, statement, rows)
+    )
+
+
 def _ends_with_commit(session: Any, connection: Connection) -> bool:
     """Whether the session's commit is the driver's: not in somebody else's transaction, nor where a class makes it another thing."""
     plainly = type(session) in {PlainSession, Session} and isinstance(session.get_bind(), Engine)
     return plainly and not connection.in_nested_transaction()
-
-
-def delete_rows(session: Session, ids: Sequence[str]) -> None:
-    """Delete the rows of these tasks."""
-    if session.get_bind().dialect.name == "sqlite":
-        session.execute(DELETE_JSON, {"ids": to_json(ids).decode()})
-    else:
-        session.execute(DELETE_LISTED, {"ids": list(ids)})
 
 
 def _through_aiosqlite(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -112,3 +141,8 @@ DIRECTLY: Final = {"aiosqlite": _through_aiosqlite, "asyncpg": _through_cursor}
 def _direct_insert(dialect: Dialect) -> str:
     # Inline: nobody asks for the number, so there is no RETURNING.
     return str(INSERT.values({name: bindparam(name) for name in GIVEN}).inline().compile(dialect=dialect))
+
+
+@cache
+def _direct_delete(dialect: Dialect) -> str:
+    return str(DELETE_JSON.compile(dialect=dialect))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple, Self, TypeAlias
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, TypeAlias
 
 from concave.errors import (
     NO_FAULT_OF_TASKS,
@@ -20,6 +20,7 @@ from concave.store.records import NewTask
 from concave.tasks.defaults import get_task_scheduler
 from concave.tasks.outbox import Submit
 from concave.tasks.scheduler import TaskScheduler
+from concave_sqlalchemy.relayed import Relayed
 
 __all__ = ["Relay", "Submission", "into", "submit_all"]
 
@@ -28,11 +29,11 @@ log = logging.getLogger("concave.outbox")
 PATIENCE = 0.5
 """Seconds that a response waits for the store to take its tasks: they are safe in the outbox, and are sent all the same."""
 
-MOMENT = 0.002
+MOMENT = 0.01
 """Seconds that a submission waits for those of other writes under way, to share their round trip."""
 
-LINGER = 0.2
-"""Seconds that relayed rows gather before one DELETE takes them all: a transaction each would double what a write costs."""
+ENOUGH = 6
+"""Submissions that wait for no more. To share with more of them saves little, while who waits lets the database idle."""
 
 
 class Submission(NamedTuple):
@@ -81,41 +82,49 @@ _Gathered: TypeAlias = tuple[NewTask, TaskScheduler | None, _Answer]
 class Relay:
     """Sends committed submissions to the store and has their rows deleted, in the background and in batches, of one event loop.
 
-    Writes that are under way at the same time share a round trip: what one of them has committed waits for the others, for a moment
-    at most. (PostgreSQL's commit_delay and commit_siblings are the same, for its log.)
+    Writes that are under way at the same time share a round trip: what one of them has committed waits for others, until there are
+    enough of them, and for a moment at most. (PostgreSQL's commit_delay and commit_siblings are the same, for its log.)
     """
 
     def __init__(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
-        self._delete = delete
+        self.relayed = Relayed(delete, self.spawn)
         self._loop = asyncio.get_running_loop()
         self._to_come = 0
-        """Writes that are under way, and may have something to send."""
+        """Writes that are under way and may have something to send, of those that began in this turn."""
+        self._turn = 0
+        """How often the wait for them has ended before they had."""
         self._gathered: list[_Gathered] = []
         self._moment: asyncio.TimerHandle | None = None
         self._answers: dict[_Answer, float] = {}
         """Who waits, and until when; in the order of these times."""
         self._watch: asyncio.TimerHandle | None = None
-        self._to_delete: list[str] = []
         self._background: set[asyncio.Future[Any]] = set()
-        self._deleting: asyncio.Task[None] | None = None
-        self._hurry: asyncio.Event | None = None
         self._troubled = False
         self._left_some = False
 
-    def __enter__(self) -> Self:
-        """A write is under way that may have tasks to send: others wait for them."""
-        self._to_come += 1
-        return self
+    def coming(self) -> AbstractContextManager[None]:
+        """A write is under way that may have tasks to send, until this ends: others wait for them."""
+        return _Coming(self)
 
-    def __exit__(self, *_: object) -> None:
-        """It is over, and what it has committed was given to `send`."""
-        self._to_come -= 1
+    def _come(self) -> int:
+        self._to_come += 1
+        return self._turn
+
+    def _go(self, turn: int) -> None:
+        if turn == self._turn:
+            self._to_come -= 1
         if not self._gathered:
             return
-        if not self._to_come:
+        if not self._to_come or len(self._gathered) >= ENOUGH:
             self._send_gathered()
         elif self._moment is None:
-            self._moment = self._loop.call_later(MOMENT, self._send_gathered)
+            self._moment = self._loop.call_later(MOMENT, self._wait_no_longer)
+
+    def _wait_no_longer(self) -> None:
+        # What is slow is waited for once: a write that waits for a lock isn't to hold up all that come meanwhile.
+        self._turn += 1
+        self._to_come = 0
+        self._send_gathered()
 
     def send(self, submissions: Sequence[Submission]) -> Awaitable[None]:
         """Send what has been committed, be it awaited or not: together with what others commit, where a write is under way.
@@ -148,10 +157,10 @@ class Relay:
     async def drain(self) -> None:
         """Wait for what is under way."""
         self._send_gathered()
+        self.relayed.delete_now()
         while self._background:
-            if self._hurry is not None:
-                self._hurry.set()
             await asyncio.wait(self._background)
+            self.relayed.delete_now()
 
     def has_left_some(self) -> bool:
         """Whether it has given up on something since it was last asked: that is in the outbox, however young."""
@@ -187,10 +196,7 @@ class Relay:
             await reach("outbox.sent")
         if sent:
             self._troubled = False
-            self._to_delete += sent
-            if self._deleting is None or self._deleting.done():
-                self._hurry = asyncio.Event()
-                self._deleting = self.spawn(self._delete_all(self._hurry))
+            self.relayed.add(sent)
 
     def _let_go(self) -> None:
         """Those whose patience is over wait no longer."""
@@ -201,16 +207,6 @@ class Relay:
             del self._answers[answer]
         if self._answers:
             self._watch = self._loop.call_at(next(iter(self._answers.values())), self._let_go)
-
-    async def _delete_all(self, hurry: asyncio.Event) -> None:
-        while self._to_delete:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(hurry.wait(), LINGER)
-            ids, self._to_delete = self._to_delete, []
-            try:
-                await self._delete(ids)
-            except Exception as error:  # noqa: BLE001  the rows stay, and are swept up: whatever is wrong with the database, nothing is lost
-                log.warning("%d relayed rows could not be deleted yet: %s", len(ids), error)
 
     def _trouble(self, message: str) -> None:
         # Once per outage, not once per request.
@@ -223,6 +219,19 @@ class Relay:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+
+class _Coming:
+    __slots__ = ("_relay", "_turn")
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def __enter__(self) -> None:
+        self._turn = self._relay._come()  # noqa: SLF001  (of this module)
+
+    def __exit__(self, *_: object) -> None:
+        self._relay._go(self._turn)  # noqa: SLF001
 
 
 async def _at_once() -> None: ...

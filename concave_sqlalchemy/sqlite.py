@@ -22,15 +22,15 @@ def extend_connections(engine: Engine) -> None:
 
 
 def written_at_commit(connection: Connection, statement: str, rows: Rows) -> bool:
-    """Have rows be written by the commit of a transaction that has written: the two are one trip to the driver's thread.
+    """Have a statement be executed, for each of these rows, by the commit of a transaction that has written: in one trip to the driver's thread.
 
-    A trip is as dear as several statements. Whatever is wrong with the rows is raised by the commit. False where the connection
+    A trip is as dear as several statements. Whatever is wrong with it is raised by the commit. False where the connection
     isn't one of ours: nothing is done then.
     """
     extended: Any = getattr(connection.connection.driver_connection, "_conn", None)
     if not isinstance(extended, _Connection):
         return False
-    extended.at_commit = (statement, rows)
+    extended.at_commit += ((statement, rows),)
     return True
 
 
@@ -41,8 +41,8 @@ def _use_factory(_dialect: Any, _record: Any, _args: Any, options: dict[str, Any
 class _Connection(sqlite3.Connection):
     # Inherited, since that is how the driver lets itself be extended.
 
-    at_commit: tuple[str, Rows] | None = None
-    """What the next commit writes; a rollback forgets it."""
+    at_commit: tuple[tuple[str, Rows], ...] = ()
+    """What the next commit executes; a rollback forgets it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -54,13 +54,13 @@ class _Connection(sqlite3.Connection):
         return cursor
 
     def commit(self) -> None:
-        last, self.at_commit = self.at_commit, None
-        if last is not None:
-            self.executemany(*last)
+        last, self.at_commit = self.at_commit, ()
+        for statement, rows in last:
+            self.executemany(statement, rows)
         super().commit()
 
     def rollback(self) -> None:
-        self.at_commit = None
+        self.at_commit = ()
         super().rollback()
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ AnySession: TypeAlias = SessionInGreenlet | SessionInThreads
 """As much of an ``AsyncSession`` as is used here, whoever waits for the database."""
 
 AT_ONCE: Final = nullcontext()
+BORROWED: Final = (Connection, AsyncConnection)
 HELD: Final[ContextVar[asyncio.Lock | None]] = ContextVar("concave_held", default=None)
 """The gate of a connection of somebody else's that is passed in this context."""
 GATE_PATIENCE = 30.0
@@ -90,7 +91,7 @@ class Transactions:
     @property
     def is_borrowed(self) -> bool:
         """Whether all of it happens in one connection, and in a transaction of its owner's: SQLAlchemy's recipe for suites of tests."""
-        return isinstance(self._sessions.kw.get("bind"), Connection | AsyncConnection)
+        return isinstance(self._sessions.kw.get("bind"), BORROWED)
 
     def check_holds(self, source: Any) -> None:
         """Raises `ConfigurationError` where ``binds=`` sends a mapped class, or a `Table`, elsewhere than to the outbox's engine.

@@ -165,10 +165,10 @@ def _is_surely_finite(value: Any) -> bool:
 
 
 def _are_surely_finite(values: Collection[Any]) -> bool:
-    # Most are of these types, and all of them are soon told.
-    if NEVER_NULL.issuperset(map(type, values)):
-        return True
-    return all(_is_surely_finite(each) for each in values if type(each) not in NEVER_NULL)
+    for each in values:  # noqa: SIM110  each enqueue comes by here, and a generator takes half as long again
+        if type(each) not in NEVER_NULL and not _is_surely_finite(each):
+            return False
+    return True
 
 
 def _takes_anything(schema: object) -> bool:

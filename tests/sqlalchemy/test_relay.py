@@ -103,6 +103,28 @@ async def test_writes_that_are_under_way_together_share_a_round_trip(
     assert len(await scheduler.get_tasks()) == 4
 
 
+async def test_enough_of_them_wait_for_no_more(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "MOMENT", FOREVER)
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    monkeypatch.setattr(relay, "ENOUGH", 2)
+    held, sent = Held(), count_sent(scheduler)
+    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held, uses_session=False))
+    async with client_of(things, engine, hooks=hooks) as client:
+        writes = [asyncio.create_task(client.post("", json={"name": name})) for name in "abcd"]
+        for name in "abcd":
+            await held.begun(name).wait()
+        for name in "ab":
+            held.go_on(name).set()
+        assert {(await each).status_code for each in writes[:2]} == {201}
+        assert sent == [2]
+        for name in "cd":
+            held.go_on(name).set()
+        assert {(await each).status_code for each in writes} == {201}
+    assert sent == [2, 2]
+
+
 async def test_one_that_is_alone_is_sent_at_once(
     engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +154,33 @@ async def test_nobody_waits_for_a_slow_write_longer_than_a_moment(
         held.go_on("slower").set()
         assert {(await each).status_code for each in slow} == {201}
     assert sum(sent) == 3
+
+
+async def test_a_slow_write_is_waited_for_once(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    held, sent = Held(), count_sent(scheduler)
+    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held, uses_session=False))
+    async with client_of(things, engine, hooks=hooks) as client:
+        slow = asyncio.create_task(client.post("", json={"name": "slow"}))
+        await held.begun("slow").wait()
+        held.go_on("quick").set()
+        assert (await client.post("", json={"name": "quick"})).status_code == 201
+        monkeypatch.setattr(relay, "MOMENT", FOREVER)
+        for _ in range(2):
+            assert (await client.post("", json={"name": "quick"})).status_code == 201
+        assert sent == [1, 1, 1]
+        held.go_on("slow").set()
+        assert (await slow).status_code == 201
+        # Those that began since are counted as before: two of them share a trip.
+        both = [asyncio.create_task(client.post("", json={"name": name})) for name in ("c", "d")]
+        for name in ("c", "d"):
+            await held.begun(name).wait()
+        for name in ("c", "d"):
+            held.go_on(name).set()
+        assert {(await each).status_code for each in both} == {201}
+    assert sent == [1, 1, 1, 1, 2]
 
 
 async def test_nobody_waits_for_what_a_hook_with_the_session_waits_for(
