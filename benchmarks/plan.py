@@ -87,11 +87,13 @@ class Result:
         )
 
     def best(self, figure: str, *, highest: bool, among: Collection[str] | None = None) -> str:
-        """The competing scenario with the best median, the base aside."""
+        """The competing scenario with the best median, the base aside; `LookupError` where none of them ran to its end."""
         rivals = dict.fromkeys(
             run.scenario for run in self.runs if run.competes and run.scenario != self.base
         )
         chosen = [name for name in rivals if among is None or name in among]
+        if not chosen:
+            raise LookupError("nobody ran beside it")
         return (max if highest else min)(chosen, key=lambda name: self.theirs(name, figure))
 
 

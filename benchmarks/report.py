@@ -78,7 +78,10 @@ class Report:
 def _judged(measure: Measure, result: Result) -> list[tuple[str, float, str, bool]]:
     judged: list[tuple[str, float, str, bool]] = []
     for goal in measure.goals:
-        value = goal.value(result)
+        try:
+            value = goal.value(result)
+        except LookupError:
+            continue  # it is to somebody else's figure, and nobody else ran
         limit = f"{'≥' if goal.kind == 'at least' else '≤'} {_number(goal.limit)}{goal.unit}"
         judged.append((goal.text, value, limit, goal.reached(value)))
     return judged

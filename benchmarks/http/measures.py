@@ -2,13 +2,14 @@
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
 from benchmarks.catalogue import Peer
 from benchmarks.environments import python_of
 from benchmarks.http.databases import Database
+from benchmarks.http.served import serve_posts
 from benchmarks.peers.users import WIDTH
 from benchmarks.plan import Figures, Goal, Measure, Scale, Scenario
 from benchmarks.processes import environment_of
@@ -45,7 +46,7 @@ def measures(peers: Sequence[Peer], every: Sequence[Database], redis: str, scale
     found: list[Measure] = []
     for database in every:
         found += [_beside(peers, database, way, scale) for way in TITLES]
-        found.append(_triggers(database, redis, scale))
+        found += _triggers(database, redis, scale)
         found += [_depth(database, order, scale) for order in ("id:asc", "created_at:desc")]
     return found
 
@@ -72,27 +73,34 @@ def _beside(peers: Sequence[Peer], database: Database, way: str, scale: Scale) -
     )
 
 
-def _triggers(database: Database, redis: str, scale: Scale) -> Measure:
-    def scenario(name: str, triggers: str) -> Scenario:
-        env = {"BENCH_REDIS": redis, "BENCH_TRIGGERS": triggers}
-        return Scenario(name, partial(_fresh, OURS, database, "post", scale, env), theirs=False)
+def _triggers(database: Database, redis: str, scale: Scale) -> list[Measure]:
+    """A trigger's price, in the process itself and behind a server, whose own work is a part of every request."""
+    about = f"{database.name} and Redis, no worker, {WIDTH} at a time"
 
-    return Measure(
-        f"trigger-{database.name}",
-        f"POST with one trigger, and with none, {database.name} and Redis, no worker, {WIDTH} at a time",
-        scenario("one trigger", "1"),
-        [scenario("no trigger", "")],
-        [
-            Goal(
-                "to the rate without one",
-                lambda result: result.ratio("no trigger", "rps"),
-                0.8,
-                "at least",
-                " ×",
-            )
-        ],
-        COLUMNS,
-    )
+    def bare(env: Mapping[str, str]) -> Figures:
+        return _fresh(OURS, database, "post", scale, env)
+
+    def served(env: Mapping[str, str]) -> Figures:
+        database.fill(ROWS)
+        return serve_posts(_environment(OURS, database, env), scale.seconds * 0.3, WIDTH)
+
+    def measure(key: str, title: str, run: Callable[[Mapping[str, str]], Figures]) -> Measure:
+        def scenario(name: str, triggers: str) -> Scenario:
+            env = {"BENCH_REDIS": redis, "BENCH_TRIGGERS": triggers}
+            return Scenario(name, partial(run, env), theirs=False)
+
+        without = scenario("no trigger", "")
+        goal = Goal(
+            "to the rate without one", lambda result: result.ratio(without.name, "rps"), 0.8, "at least", " ×"
+        )
+        return Measure(
+            f"{key}-{database.name}", title, scenario("one trigger", "1"), [without], [goal], COLUMNS
+        )
+
+    return [
+        measure("trigger", f"POST with one trigger, and with none, {about}", bare),
+        measure("trigger-served", f"The same behind uvicorn, {about}", served),
+    ]
 
 
 def _depth(database: Database, order: str, scale: Scale) -> Measure:
@@ -168,11 +176,9 @@ def _drive(
     peer: Peer, database: Database, way: str, args: Sequence[str], env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     command = [str(python_of(peer)), str(ROOT / "benchmarks" / "peers" / peer.folder / "app.py"), way, *args]
-    # Cursors of one process are read by another.
-    secret = {"CONCAVE_SECRET": "benchmark"}
     done = subprocess.run(
         command,
-        env=environment_of(peer, database.url, {**secret, **(env or {})}),
+        env=_environment(peer, database, env),
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -183,3 +189,8 @@ def _drive(
         raise ServerError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
+
+
+def _environment(peer: Peer, database: Database, env: Mapping[str, str] | None) -> dict[str, str]:
+    # Cursors of one process are read by another.
+    return environment_of(peer, database.url, {"CONCAVE_SECRET": "benchmark", **(env or {})})
