@@ -11,13 +11,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakSet
 
 import pytest
 from redis.asyncio import Redis
 
 from concave import Schedule, TaskContext, TaskRegistry, TaskScheduler, define_task, task_lifespan
 from concave.kv import KV, MemoryKV, RedisKV
-from concave.tasks import start_task_workers
+from concave.tasks import defaults, start_task_workers
 from tests.chaos.counting import all_tasks, none_waits
 from tests.chaos.tally import Tally, sized
 from tests.chaos.waiting import eventually
@@ -59,6 +60,12 @@ class Alive(NamedTuple):
     threads: set[str]
     files: int
     connections: int
+
+
+@pytest.fixture(autouse=True)
+def no_outboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of resources that other modules declare at their import are not these lives' to sweep: that opens connections."""
+    monkeypatch.setattr(defaults, "_outboxes", WeakSet())
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -125,7 +132,10 @@ async def _live_again_and_again(
         async def nothing_is_left() -> bool:
             return await _alive(kv) == before
 
-        await eventually(nothing_is_left, f"no more is there than was before: {before}", timeout=20)
+        try:
+            await eventually(nothing_is_left, "no more is there than was before", timeout=20)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {before}, and now {await _alive(kv)}") from None
     async with life():
         await eventually(lambda: none_waits(scheduler), "all tasks have ended")
     gc.collect()  # whatever was left open says so in a warning, which is an error here
