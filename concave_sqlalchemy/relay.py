@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,13 +27,13 @@ __all__ = ["Relay", "Submission", "into", "submit_all"]
 log = logging.getLogger("concave.outbox")
 
 PATIENCE = 0.5
-"""Seconds that a response waits for the store to take its tasks: they are safe in the outbox, and are sent all the same."""
+"""Seconds that whoever has called the app waits for the store to take its tasks: they are safe in the outbox, and are sent all the same."""
 
-MOMENT = 0.01
-"""Seconds that a submission waits for those of other writes under way, to share their round trip."""
+MOMENT = 0.02
+"""Seconds that a submission waits for those of other writes under way, to share their round trip. No client waits for it."""
 
-ENOUGH = 6
-"""Submissions that wait for no more. To share with more of them saves little, while who waits lets the database idle."""
+ENOUGH = 16
+"""Submissions that wait for no more: to share with more of them saves little."""
 
 
 class Submission(NamedTuple):
@@ -57,12 +57,16 @@ def into(take: Callable[[Submission], bool]) -> HandOver:
     return submit
 
 
-class _Answer:
-    """Who waits for the store to have taken all of his tasks."""
+class _Taken:
+    """To be awaited, or not: whether the store has taken all tasks of a write."""
 
-    def __init__(self, future: asyncio.Future[None], left: int) -> None:
+    def __init__(self, relay: Relay, future: asyncio.Future[None], left: int) -> None:
         self.future = future
+        self._relay = relay
         self._left = left
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._relay.until_taken(self).__await__()
 
     def less(self) -> None:
         """One of them is done with."""
@@ -76,7 +80,7 @@ class _Answer:
             self.future.set_result(None)
 
 
-_Gathered: TypeAlias = tuple[NewTask, TaskScheduler | None, _Answer]
+_Gathered: TypeAlias = tuple[NewTask, TaskScheduler | None, _Taken]
 
 
 class Relay:
@@ -95,7 +99,7 @@ class Relay:
         """How often the wait for them has ended before they had."""
         self._gathered: list[_Gathered] = []
         self._moment: asyncio.TimerHandle | None = None
-        self._answers: dict[_Answer, float] = {}
+        self._waiting: dict[_Taken, float] = {}
         """Who waits, and until when; in the order of these times."""
         self._watch: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Future[Any]] = set()
@@ -131,28 +135,25 @@ class Relay:
 
         To be called before one's own write is over. The wait ends once the store has them, or with its patience.
         """
-        if not submissions:
-            return _at_once()
-        loop = self._loop
-        answer = _Answer(loop.create_future(), len(submissions))
-        self._gathered += [(each.task, each.scheduler, answer) for each in submissions]
-        # In an outage only the first response waits.
-        waits = not self._troubled
-        if not self._to_come:
+        taken = _Taken(self, self._loop.create_future(), len(submissions))
+        if not submissions or self._troubled:
+            taken.end()  # in an outage only the first waits
+        self._gathered += [(each.task, each.scheduler, taken) for each in submissions]
+        if submissions and not self._to_come:
             self._send_gathered()
-        return self._until_taken(answer) if waits else _at_once()
+        return taken
 
-    async def _until_taken(self, answer: _Answer) -> None:
+    async def until_taken(self, taken: _Taken) -> None:
         """Wait for the store, as long as the patience with one that doesn't answer lasts."""
-        if answer.future.done():
+        if taken.future.done():
             return
-        self._answers[answer] = self._loop.time() + PATIENCE
+        self._waiting[taken] = self._loop.time() + PATIENCE
         if self._watch is None:
             self._watch = self._loop.call_later(PATIENCE, self._let_go)
         try:
-            await answer.future
+            await taken.future
         finally:
-            self._answers.pop(answer, None)
+            self._waiting.pop(taken, None)
 
     async def drain(self) -> None:
         """Wait for what is under way."""
@@ -180,8 +181,8 @@ class Relay:
         try:
             await self._send_to(scheduler, [task for task, _, _ in gathered])
         finally:
-            for _, _, answer in gathered:
-                answer.less()
+            for _, _, taken in gathered:
+                taken.less()
 
     async def _send_to(self, given: TaskScheduler | None, tasks: Sequence[NewTask]) -> None:
         try:
@@ -202,11 +203,11 @@ class Relay:
         """Those whose patience is over wait no longer."""
         self._watch = None
         now = self._loop.time()
-        for answer in [each for each, until in self._answers.items() if until <= now]:
-            answer.end()
-            del self._answers[answer]
-        if self._answers:
-            self._watch = self._loop.call_at(next(iter(self._answers.values())), self._let_go)
+        for taken in [each for each, until in self._waiting.items() if until <= now]:
+            taken.end()
+            del self._waiting[taken]
+        if self._waiting:
+            self._watch = self._loop.call_at(next(iter(self._waiting.values())), self._let_go)
 
     def _trouble(self, message: str) -> None:
         # Once per outage, not once per request.
@@ -232,9 +233,6 @@ class _Coming:
 
     def __exit__(self, *_: object) -> None:
         self._relay._go(self._turn)  # noqa: SLF001
-
-
-async def _at_once() -> None: ...
 
 
 async def submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:

@@ -99,9 +99,7 @@ class Performer:
                 answer, submissions = await self.outbox.transactions.write_at_once(within)
             if armed:
                 await reach("write.committed")
-            taken = self.outbox.relay(submissions)
-        await taken
-        return answer
+            return answer._replace(relayed=self.outbox.relay(submissions))
 
     def _tasks(self, call: Call, row: Row, triggers: PlainTriggers) -> Sequence[Submission]:
         ctx = HookContext(user=call.user, request=call.request, resource=self.resource, shown=self.shown)
@@ -154,10 +152,9 @@ class Performer:
                 await reach("write.committed")
             for callback in after_commit:
                 await _call_after_commit(callback)
-            taken = self.outbox.relay(write.submissions) if write.submissions else None
-        if taken is not None:
-            await taken
-        return answer
+            if not write.submissions:
+                return answer
+            return answer._replace(relayed=self.outbox.relay(write.submissions))
 
 
 def _pass(point: FailPoint) -> None:

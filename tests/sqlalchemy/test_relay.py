@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from starlette.applications import Starlette
 
 from concave import (
     HookContext,
@@ -26,7 +27,7 @@ from concave.kv import MemoryKV
 from concave.store.records import NewTask
 from concave.tasks import initialize_tasks
 from concave.tasks.submission import submission
-from concave_sqlalchemy import enqueue_in, relay
+from concave_sqlalchemy import enqueue_in, relay, use_resource
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.relay import Submission
 from concave_sqlalchemy.transactions import AnySession
@@ -101,6 +102,44 @@ async def test_writes_that_are_under_way_together_share_a_round_trip(
         assert {(await each).status_code for each in writes} == {201}
     assert sent == [4]
     assert len(await scheduler.get_tasks()) == 4
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "hooks that are waited for"])
+async def test_no_client_waits_for_the_store(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    answered, asked, answers = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    real, bodies = scheduler.submit, [{"type": "http.request", "body": b'{"name": "a"}'}]
+
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        asked.set()
+        await answers.wait()
+        return await real(tasks)
+
+    async def receive() -> Any:
+        return bodies.pop()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            answered.set()
+
+    scheduler.submit = submit  # type: ignore[method-assign]
+    others = ResourceHooks(on_after_create=lambda ctx, row: None, uses_session=False)
+    hooks = compose_hooks(HOOKS, others) if waits else HOOKS
+    app = Starlette(
+        routes=[use_resource(things, session=async_sessionmaker(engine), hooks=hooks).mount("/t")]
+    )
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/t", "query_string": b"", "headers": headers}
+    call = asyncio.ensure_future(app(scope, receive, send))
+    await answered.wait()
+    await asked.wait()
+    assert not call.done()
+    assert await scheduler.get_tasks() == []
+    answers.set()
+    await call
+    assert len(await scheduler.get_tasks()) == 1
 
 
 async def test_enough_of_them_wait_for_no_more(
