@@ -32,13 +32,13 @@ NUMBERED_INSERT: Final = INSERT.returning(
     outbox_table.c.id, outbox_table.c.sequence, sort_by_parameter_order=True
 )
 
-# One parameter, however many ids: a statement of its own for each number would be compiled, prepared and planned anew. It waits for
-# nobody who deletes the same rows: two that hold some of each other's would fail, and one of them may be somebody's request.
-DELETE_LISTED: Final = delete(outbox_table).where(
+# One parameter, however many ids: a statement of its own for each number would be compiled, prepared and planned anew.
+THESE: Final = outbox_table.c.id == any_(bindparam("ids", type_=ARRAY(String)))
+DELETE_LISTED: Final = delete(outbox_table).where(THESE)
+# It waits for nobody who deletes the same rows: two that hold some of each other's would fail, and one of them may be a request.
+DELETE_UNLOCKED: Final = delete(outbox_table).where(
     outbox_table.c.sequence.in_(
-        select(outbox_table.c.sequence)
-        .where(outbox_table.c.id == any_(bindparam("ids", type_=ARRAY(String))))
-        .with_for_update(skip_locked=True)
+        select(outbox_table.c.sequence).where(THESE).with_for_update(skip_locked=True)
     )
 )
 LISTED: Final[Any] = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
@@ -78,13 +78,16 @@ def named(row: Given) -> dict[str, Any]:
     return dict(zip(GIVEN, row, strict=True))
 
 
-def delete_rows(session: Session, ids: Sequence[str], *, at_commit: bool = False) -> None:
-    """Delete the rows of these tasks; on PostgreSQL but for those that somebody else deletes at this moment. `at_commit` as above."""
+def delete_rows(session: Session, ids: Sequence[str], *, along: bool = False) -> None:
+    """Delete the rows of these tasks. `along`: in a transaction of somebody's, which commits next and is kept waiting by nobody.
+
+    Rows that others delete at this moment are theirs then; and it may be as late as in the commit.
+    """
     if session.get_bind().dialect.name != "sqlite":
-        session.execute(DELETE_LISTED, {"ids": list(ids)})
+        session.execute(DELETE_UNLOCKED if along else DELETE_LISTED, {"ids": list(ids)})
         return
     connection, listed = session.connection(), to_json(ids).decode()
-    if at_commit and schema_given(connection) is None:
+    if along and schema_given(connection) is None:
         statement = _direct_delete(connection.dialect)
         if _left_to_commit(session, connection, statement, [(listed,)]):
             return
@@ -92,9 +95,21 @@ def delete_rows(session: Session, ids: Sequence[str], *, at_commit: bool = False
 
 
 def can_delete_along(session: Session) -> bool:
-    """Whether other people's transactions may delete rows. Not where the database fails one that meets what another has deleted."""
+    """Whether other people's transactions may delete rows.
+
+    Not where the database fails one that meets what another has deleted, nor where it doesn't let this role lock rows: that takes
+    the right to update them.
+    """
     connection = session.connection()
-    return connection.dialect.name == "sqlite" or connection.get_isolation_level() == "READ COMMITTED"
+    if connection.dialect.name == "sqlite":
+        return True
+    if connection.get_isolation_level() != "READ COMMITTED":
+        return False
+    name = connection.dialect.identifier_preparer.format_table(outbox_table)
+    schema = schema_given(connection)
+    if schema is not None:
+        name = f"{connection.dialect.identifier_preparer.quote_schema(schema)}.{name}"
+    return bool(session.execute(select(func.has_table_privilege(name, "UPDATE"))).scalar_one())
 
 
 def _left_to_commit(

@@ -104,6 +104,8 @@ class Relay:
         self._watch: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Future[Any]] = set()
         self._troubled = False
+        self._hangs = False
+        """Whether somebody's patience with the store has ended since it last took something."""
         self._left_some = False
 
     def coming(self) -> AbstractContextManager[None]:
@@ -136,7 +138,7 @@ class Relay:
         To be called before one's own write is over. The wait ends once the store has them, or with its patience.
         """
         taken = _Taken(self, self._loop.create_future(), len(submissions))
-        if not submissions or self._troubled:
+        if not submissions or self._troubled or self._hangs:
             taken.end()  # in an outage only the first waits
         self._gathered += [(each.task, each.scheduler, taken) for each in submissions]
         if submissions and not self._to_come:
@@ -161,6 +163,7 @@ class Relay:
         self.relayed.delete_now()
         while self._background:
             await asyncio.wait(self._background)
+            self._send_gathered()
             self.relayed.delete_now()
 
     def has_left_some(self) -> bool:
@@ -196,7 +199,7 @@ class Relay:
         if armed:
             await reach("outbox.sent")
         if sent:
-            self._troubled = False
+            self._troubled = self._hangs = False
             self.relayed.add(sent)
 
     def _let_go(self) -> None:
@@ -206,6 +209,7 @@ class Relay:
         for taken in [each for each, until in self._waiting.items() if until <= now]:
             taken.end()
             del self._waiting[taken]
+            self._hangs = True
         if self._waiting:
             self._watch = self._loop.call_at(next(iter(self._waiting.values())), self._let_go)
 

@@ -95,7 +95,7 @@ class Write:
         self.submissions = await self.session.run_sync(write_in, self.submissions, at_commit=True)
         # Not where hooks had the session: they may have changed how it is isolated.
         if not self._shares_session and (relayed := self._outbox.relayed()):
-            await self.session.run_sync(delete_rows, relayed, at_commit=True)
+            await self.session.run_sync(delete_rows, relayed, along=True)
 
     @asynccontextmanager
     async def nested(self) -> AsyncGenerator[None]:

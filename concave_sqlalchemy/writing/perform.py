@@ -89,8 +89,8 @@ class Performer:
             tasks = self._tasks(call, row, triggers)
             _pass("write.hooked")
             written = self.outbox.write_in(session, tasks, at_commit=True)
-            if relayed := self.outbox.relayed():
-                delete_rows(session, relayed, at_commit=True)
+            if gone := self.outbox.relayed():
+                delete_rows(session, gone, along=True)
             _pass("write.flushed")
             return answer, written
 
@@ -99,7 +99,8 @@ class Performer:
                 answer, submissions = await self.outbox.transactions.write_at_once(within)
             if armed:
                 await reach("write.committed")
-            return answer._replace(relayed=self.outbox.relay(submissions))
+            relayed = self.outbox.relay(submissions)
+        return await self._relaying(answer, relayed)
 
     def _tasks(self, call: Call, row: Row, triggers: PlainTriggers) -> Sequence[Submission]:
         ctx = HookContext(user=call.user, request=call.request, resource=self.resource, shown=self.shown)
@@ -152,9 +153,15 @@ class Performer:
                 await reach("write.committed")
             for callback in after_commit:
                 await _call_after_commit(callback)
-            if not write.submissions:
-                return answer
-            return answer._replace(relayed=self.outbox.relay(write.submissions))
+            relayed = self.outbox.relay(write.submissions) if write.submissions else None
+        return answer if relayed is None else await self._relaying(answer, relayed)
+
+    async def _relaying(self, answer: Answer, relayed: Awaitable[None]) -> Answer:
+        if self.outbox.transactions.is_borrowed:
+            # Whoever lent the connection goes on to use it, once he is answered.
+            await relayed
+            return answer
+        return answer._replace(relayed=relayed)
 
 
 def _pass(point: FailPoint) -> None:

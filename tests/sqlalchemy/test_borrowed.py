@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from starlette.applications import Starlette
 
 from concave import (
     HookContext,
@@ -88,6 +90,35 @@ async def test_its_owner_ends_it(
         await outer.rollback()
     async with engine.connect() as connection:
         assert await rows_of(connection, Note) == 0
+
+
+@pytest.mark.parametrize("hooks", [TRIGGERS, BEFORE], ids=["at once", "hooks that are waited for"])
+async def test_nothing_is_left_to_do_in_it_once_the_client_is_answered(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch, hooks: ResourceHooks
+) -> None:
+    happened, drain = list[str](), Outbox.drain
+
+    async def drained(outbox: Outbox) -> None:
+        await drain(outbox)
+        happened.append("drained")
+
+    monkeypatch.setattr(Outbox, "drain", drained)
+    async with engine.connect() as connection:
+        sessions = async_sessionmaker(connection, join_transaction_mode="create_savepoint")
+        resource = use_resource(Note, session=sessions, hooks=hooks)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            async def noted(message: Any) -> None:
+                happened.append(message["type"])
+                await send(message)
+
+            await Starlette(routes=[resource.mount("/t")])(scope, receive, noted)
+
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test/t") as client:
+            assert (await client.post("", json={"stars": 1})).status_code == 201
+        await connection.rollback()
+    assert happened == ["drained", "http.response.start", "http.response.body"]
 
 
 async def test_requests_and_sweeps_take_turns(engine: AsyncEngine, scheduler: TaskScheduler) -> None:

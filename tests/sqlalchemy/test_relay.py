@@ -142,6 +142,29 @@ async def test_no_client_waits_for_the_store(
     assert len(await scheduler.get_tasks()) == 1
 
 
+async def test_a_store_that_hangs_tries_one_patience_alone(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "PATIENCE", 0)
+    outbox, go_on, real = Outbox(async_sessionmaker(engine)), asyncio.Event(), scheduler.submit
+
+    async def submit(tasks: Sequence[NewTask]) -> list[str]:
+        await go_on.wait()
+        return await real(tasks)
+
+    scheduler.submit = submit  # type: ignore[method-assign]
+    await outbox.relay([Submission(submission(relayed, 1))])
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    await outbox.relay([Submission(submission(relayed, 2))])
+    assert await scheduler.get_tasks() == []
+    go_on.set()
+    await outbox.drain()
+    # It has answered: the next one is waited for again.
+    await outbox.relay([Submission(submission(relayed, 3))])
+    assert len(await scheduler.get_tasks()) == 3
+    await outbox.drain()
+
+
 async def test_enough_of_them_wait_for_no_more(
     engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,18 @@ from typing import Any
 import aiosqlite
 import httpx
 import pytest
-from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, create_engine, event, select
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    select,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import sessionmaker
 
@@ -252,3 +263,31 @@ async def test_only_where_what_others_have_deleted_is_no_failure(
         assert len(await left(engine)) == (1 if along else 2)
     await outbox.drain()
     assert await left(engine) == []
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+async def test_a_role_that_may_not_lock_rows_deletes_them_by_themselves(
+    engine: AsyncEngine, scheduler: TaskScheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE ROLE writer"))
+        await connection.execute(text("GRANT SELECT, INSERT, UPDATE ON people TO writer"))
+        await connection.execute(text("GRANT SELECT, INSERT, DELETE ON concave_outbox TO writer"))
+        await connection.execute(text("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO writer"))
+    event.listen(engine.sync_engine, "begin", lambda given: given.execute(text("SET LOCAL ROLE writer")))
+    try:
+        async with client_of(people, engine, hooks=HOOKS) as client:
+            await deleted_once(client, engine)
+            for name in "ab":
+                await post(client, name)
+                await until_left_to_writes(engine)
+            assert len(await left(engine)) == 2
+        await Outbox.of(async_sessionmaker(engine)).drain()
+        assert await left(engine) == []
+    finally:
+        async with engine.connect() as connection:
+            await connection.execute(text("RESET ROLE"))
+            await connection.execute(text("DROP OWNED BY writer"))
+            await connection.execute(text("DROP ROLE writer"))
+            await connection.commit()
+    assert caplog.messages == []
