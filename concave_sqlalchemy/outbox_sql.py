@@ -109,7 +109,8 @@ def can_delete_along(session: Session) -> bool:
     schema = schema_given(connection)
     if schema is not None:
         name = f"{connection.dialect.identifier_preparer.quote_schema(schema)}.{name}"
-    return bool(session.execute(select(func.has_table_privilege(name, "UPDATE"))).scalar_one())
+    may_lock = func.has_table_privilege(name, "UPDATE").label("may_lock_outbox")
+    return bool(session.execute(select(may_lock)).scalar_one())
 
 
 def _left_to_commit(
