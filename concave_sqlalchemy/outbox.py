@@ -126,6 +126,12 @@ class Outbox:
         """
         return self._relay.relayed.take() if self._deletes_along else ()
 
+    def keep(self, ids: Sequence[str]) -> None:
+        """A write was refused to delete these: they are deleted by themselves, and so are all from now on."""
+        log.info("a write may not delete %d relayed rows: that is done in transactions of its own", len(ids))
+        self._deletes_along = False
+        self._relay.relayed.add(ids)
+
     @property
     def coming(self) -> AbstractContextManager[None]:
         """While a write is under way that `relay` may be called for before this ends: what others have to send waits to go along."""

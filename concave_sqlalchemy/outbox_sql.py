@@ -19,7 +19,15 @@ from concave_sqlalchemy.postgresql import executed_directly
 from concave_sqlalchemy.sqlite import written_at_commit
 from concave_sqlalchemy.tables import database_time, outbox_table, schema_given
 
-__all__ = ["NUMBERED_INSERT", "Given", "can_delete_along", "delete_rows", "insert_rows", "named"]
+__all__ = [
+    "NUMBERED_INSERT",
+    "Given",
+    "can_delete_along",
+    "delete_along",
+    "delete_rows",
+    "insert_rows",
+    "named",
+]
 
 GIVEN: Final = ("id", "payload", "destination")
 """The columns that a row is given, in their order in the table."""
@@ -78,20 +86,35 @@ def named(row: Given) -> dict[str, Any]:
     return dict(zip(GIVEN, row, strict=True))
 
 
-def delete_rows(session: Session, ids: Sequence[str], *, along: bool = False) -> None:
-    """Delete the rows of these tasks. `along`: in a transaction of somebody's, which commits next and is kept waiting by nobody.
+def delete_rows(session: Session, ids: Sequence[str]) -> None:
+    """Delete the rows of these tasks."""
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(DELETE_JSON, {"ids": to_json(ids).decode()})
+    else:
+        session.execute(DELETE_LISTED, {"ids": list(ids)})
 
-    Rows that others delete at this moment are theirs then; and it may be as late as in the commit.
+
+def delete_along(session: Session, ids: Sequence[str]) -> bool:
+    """Delete the rows of these tasks in a transaction of somebody's that commits next, and that is neither kept waiting nor undone for it.
+
+    It may be as late as in the commit. Rows that others delete at this moment are theirs then. False where it was refused.
     """
     if session.get_bind().dialect.name != "sqlite":
-        session.execute(DELETE_UNLOCKED if along else DELETE_LISTED, {"ids": list(ids)})
-        return
+        try:
+            # Whose request it is may have a role of its own, with rights of its own.
+            with session.begin_nested():
+                session.execute(DELETE_UNLOCKED, {"ids": list(ids)})
+        except DBAPIError as refused:
+            if refused.connection_invalidated:
+                raise
+            return False
+        return True
     connection, listed = session.connection(), to_json(ids).decode()
-    if along and schema_given(connection) is None:
-        statement = _direct_delete(connection.dialect)
-        if _left_to_commit(session, connection, statement, [(listed,)]):
-            return
-    session.execute(DELETE_JSON, {"ids": listed})
+    is_direct = schema_given(connection) is None
+    statement = _direct_delete(connection.dialect)
+    if not (is_direct and _left_to_commit(session, connection, statement, [(listed,)])):
+        session.execute(DELETE_JSON, {"ids": listed})
+    return True
 
 
 def can_delete_along(session: Session) -> bool:

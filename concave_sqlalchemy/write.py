@@ -13,7 +13,7 @@ from concave.errors import TaskInputTooLargeError
 from concave.failpoints import FailPoint, armed, reach
 from concave.hooks import HookContext, Row, call_hook
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.outbox_sql import delete_rows
+from concave_sqlalchemy.outbox_sql import delete_along
 from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.relay import Submission, into
 from concave_sqlalchemy.savepoints import Savepoints
@@ -94,8 +94,9 @@ class Write:
         write_in = self._outbox.write_in
         self.submissions = await self.session.run_sync(write_in, self.submissions, at_commit=True)
         # Not where hooks had the session: they may have changed how it is isolated.
-        if not self._shares_session and (relayed := self._outbox.relayed()):
-            await self.session.run_sync(delete_rows, relayed, along=True)
+        gone = () if self._shares_session else self._outbox.relayed()
+        if gone and not await self.session.run_sync(delete_along, gone):
+            self._outbox.keep(gone)
 
     @asynccontextmanager
     async def nested(self) -> AsyncGenerator[None]:

@@ -18,7 +18,7 @@ from concave.failpoints import FailPoint, armed, reach
 from concave.hooks import HookContext, PlainTriggers, Row
 from concave_sqlalchemy.idempotency import Records, in_flight
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.outbox_sql import delete_rows
+from concave_sqlalchemy.outbox_sql import delete_along
 from concave_sqlalchemy.refusals import ColumnNames, database_errors
 from concave_sqlalchemy.relay import Submission
 from concave_sqlalchemy.transactions import AnySession
@@ -89,8 +89,8 @@ class Performer:
             tasks = self._tasks(call, row, triggers)
             _pass("write.hooked")
             written = self.outbox.write_in(session, tasks, at_commit=True)
-            if gone := self.outbox.relayed():
-                delete_rows(session, gone, along=True)
+            if (gone := self.outbox.relayed()) and not delete_along(session, gone):
+                self.outbox.keep(gone)
             _pass("write.flushed")
             return answer, written
 

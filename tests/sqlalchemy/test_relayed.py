@@ -291,3 +291,38 @@ async def test_a_role_that_may_not_lock_rows_deletes_them_by_themselves(
             await connection.execute(text("DROP ROLE writer"))
             await connection.commit()
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("hooks", [HOOKS, WAITS], ids=["at once", "hooks that are waited for"])
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+async def test_a_request_with_a_role_of_its_own_does_not_fail_for_them(
+    engine: AsyncEngine, scheduler: TaskScheduler, hooks: ResourceHooks
+) -> None:
+    roles = list[str]()
+
+    def begin(connection: Any) -> None:
+        if roles:
+            connection.execute(text(f"SET LOCAL ROLE {roles[0]}"))
+
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE ROLE visitor"))
+        await connection.execute(text("GRANT SELECT, INSERT ON people, concave_outbox TO visitor"))
+        await connection.execute(text("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO visitor"))
+    event.listen(engine.sync_engine, "begin", begin)
+    try:
+        async with client_of(people, engine, hooks=hooks) as client:
+            await deleted_once(client, engine)
+            for name in "ab":
+                await post(client, name)
+                await until_left_to_writes(engine)
+                roles.append("visitor")
+            assert len(await left(engine)) == 2
+            roles.clear()
+        await Outbox.of(async_sessionmaker(engine)).drain()
+        assert await left(engine) == []
+        assert len(await scheduler.get_tasks()) == 3
+    finally:
+        roles.clear()
+        async with engine.begin() as connection:
+            await connection.execute(text("DROP OWNED BY visitor"))
+            await connection.execute(text("DROP ROLE visitor"))
