@@ -32,8 +32,10 @@ PATIENCE = 0.5
 MOMENT = 0.02
 """Seconds that a submission waits for those of other writes under way, to share their round trip. No client waits for it."""
 
-ENOUGH = 16
-"""Submissions that wait for no more: to share with more of them saves little."""
+ENOUGH = 8
+"""Submissions that wait for no more. To share with more of them saves little, and each keeps a call of the app waiting, with some
+sixty objects of its server's and its framework's: at sixteen of them, each lot had the garbage collector look for what is left.
+"""
 
 
 class Submission(NamedTuple):
