@@ -1,7 +1,9 @@
 """Outbox rows whose tasks the store has: a later write deletes them along with its own, and nothing depends on whether it does."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -265,17 +267,31 @@ async def test_only_where_what_others_have_deleted_is_no_failure(
     assert await left(engine) == []
 
 
+@asynccontextmanager
+async def role_of(engine: AsyncEngine, *grants: str) -> AsyncGenerator[str]:
+    """A role of one test's own. Roles are the server's, which other runs may share: so its name is nobody else's."""
+    name = f"role_{secrets.token_hex(8)}"
+    async with engine.begin() as connection:
+        await connection.execute(text(f"CREATE ROLE {name}"))
+        for grant in (*grants, "USAGE ON ALL SEQUENCES IN SCHEMA public"):
+            await connection.execute(text(f"GRANT {grant} TO {name}"))
+    try:
+        yield name
+    finally:
+        async with engine.connect() as connection:
+            await connection.execute(text("RESET ROLE"))
+            await connection.execute(text(f"DROP OWNED BY {name}"))
+            await connection.execute(text(f"DROP ROLE {name}"))
+            await connection.commit()
+
+
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_a_role_that_may_not_lock_rows_deletes_them_by_themselves(
     engine: AsyncEngine, scheduler: TaskScheduler, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(text("CREATE ROLE writer"))
-        await connection.execute(text("GRANT SELECT, INSERT, UPDATE ON people TO writer"))
-        await connection.execute(text("GRANT SELECT, INSERT, DELETE ON concave_outbox TO writer"))
-        await connection.execute(text("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO writer"))
-    event.listen(engine.sync_engine, "begin", lambda given: given.execute(text("SET LOCAL ROLE writer")))
-    try:
+    grants = "SELECT, INSERT, UPDATE ON people", "SELECT, INSERT, DELETE ON concave_outbox"
+    async with role_of(engine, *grants) as role:
+        event.listen(engine.sync_engine, "begin", lambda given: given.execute(text(f"SET LOCAL ROLE {role}")))
         async with client_of(people, engine, hooks=HOOKS) as client:
             await deleted_once(client, engine)
             for name in "ab":
@@ -284,12 +300,6 @@ async def test_a_role_that_may_not_lock_rows_deletes_them_by_themselves(
             assert len(await left(engine)) == 2
         await Outbox.of(async_sessionmaker(engine)).drain()
         assert await left(engine) == []
-    finally:
-        async with engine.connect() as connection:
-            await connection.execute(text("RESET ROLE"))
-            await connection.execute(text("DROP OWNED BY writer"))
-            await connection.execute(text("DROP ROLE writer"))
-            await connection.commit()
     assert caplog.messages == []
 
 
@@ -304,25 +314,16 @@ async def test_a_request_with_a_role_of_its_own_does_not_fail_for_them(
         if roles:
             connection.execute(text(f"SET LOCAL ROLE {roles[0]}"))
 
-    async with engine.begin() as connection:
-        await connection.execute(text("CREATE ROLE visitor"))
-        await connection.execute(text("GRANT SELECT, INSERT ON people, concave_outbox TO visitor"))
-        await connection.execute(text("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO visitor"))
-    event.listen(engine.sync_engine, "begin", begin)
-    try:
+    async with role_of(engine, "SELECT, INSERT ON people, concave_outbox") as role:
+        event.listen(engine.sync_engine, "begin", begin)
         async with client_of(people, engine, hooks=hooks) as client:
             await deleted_once(client, engine)
             for name in "ab":
                 await post(client, name)
                 await until_left_to_writes(engine)
-                roles.append("visitor")
+                roles.append(role)
             assert len(await left(engine)) == 2
             roles.clear()
         await Outbox.of(async_sessionmaker(engine)).drain()
         assert await left(engine) == []
         assert len(await scheduler.get_tasks()) == 3
-    finally:
-        roles.clear()
-        async with engine.begin() as connection:
-            await connection.execute(text("DROP OWNED BY visitor"))
-            await connection.execute(text("DROP ROLE visitor"))

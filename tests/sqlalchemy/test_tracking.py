@@ -562,9 +562,8 @@ async def test_many_rows_cost_few_statements(
     track_session(sessions, {Person: triggers(told("email"))})
     async with sessions() as session, session.begin():
         session.add_all(Person(email=str(number)) for number in range(600))
-    await Outbox.of(
-        sessions
-    ).drain()  # what is asked once, when rows are deleted for the first time, isn't counted
+    # What is asked once, when rows are deleted for the first time, isn't counted.
+    await Outbox.of(sessions).drain()
     statements: list[str] = []
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
