@@ -35,6 +35,9 @@ class PlainTriggers:
 
     tasks: Callable[[HookContext, Row], Sequence[tuple[NewTask, TaskScheduler | None]]]
     """The tasks for a row, each with the scheduler that it is for."""
+    told: Callable[[Sequence[NewTask], bytes], Sequence[NewTask]] | None
+    """The tasks for an empty row, made those for a row of which this is the JSON; None where not only their input depends on it, or
+    where that isn't simply it. Raises `TaskInputTooLargeError`."""
 
     async def __call__(self, ctx: HookContext, row: Row) -> None:
         """Enqueue them."""

@@ -30,6 +30,7 @@ from concave.tasks.scheduler import TaskScheduler
 from concave_sqlalchemy.idempotency import Expiry
 from concave_sqlalchemy.outbox_sql import (
     NUMBERED_INSERT,
+    Given,
     can_delete_along,
     delete_rows,
     insert_rows,
@@ -101,9 +102,7 @@ class Outbox:
         """
         if not submissions:
             return []
-        rows = [
-            (each.task.id, encode(each.task), self._destination_of(each.scheduler)) for each in submissions
-        ]
+        rows = self.rows_of(submissions)
         try:
             if not any(each.task.debounce for each in submissions):
                 # The first goes by itself: who hasn't made the table is told so.
@@ -117,6 +116,15 @@ class Outbox:
         except DBAPIError as error:
             raise explained(error, outbox_table) from error
         return [each._replace(task=numbered(each.task, sequences[each.task.id])) for each in submissions]
+
+    @property
+    def has_written(self) -> bool:
+        """Whether its table is there, since it has taken a row."""
+        return self._has_written
+
+    def rows_of(self, submissions: Sequence[Submission]) -> list[Given]:
+        """What is written for them."""
+        return [(task.id, encode(task), self._destination_of(scheduler)) for task, scheduler in submissions]
 
     def relayed(self) -> Sequence[str]:
         """Rows that were relayed a while ago, for the asking transaction, which commits next, to delete; they are its own from now on.

@@ -20,6 +20,7 @@ from concave_sqlalchemy.sqlite import written_at_commit
 from concave_sqlalchemy.tables import database_time, outbox_table, schema_given
 
 __all__ = [
+    "GIVEN",
     "NUMBERED_INSERT",
     "Given",
     "can_delete_along",

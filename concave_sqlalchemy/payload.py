@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 
 from concave.store.records import Debounce, NewTask, Retention
 
-__all__ = ["MalformedError", "NewerError", "decode", "encode", "numbered"]
+__all__ = ["MalformedError", "NewerError", "as_text", "decode", "encode", "numbered"]
 
 VERSION = 1
 
@@ -46,10 +46,13 @@ class _Payload(BaseModel):
 
 def encode(task: NewTask) -> str:
     """A submission as JSON. Its input stays the text that it is: decoding it would rewrite numbers."""
-    return f'{{"id":{_text(task.id)},"input":{_text(task.input.decode())},{_rest_of(task[1:2] + task[3:])}}}'
+    return (
+        f'{{"id":{as_text(task.id)},"input":{as_text(task.input.decode())},{_rest_of(task[1:2] + task[3:])}}}'
+    )
 
 
-def _text(text: str) -> str:
+def as_text(text: str) -> str:
+    """Text as JSON, as in a payload its input is."""
     return to_json(text).decode()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from sqlalchemy import CheckConstraint, Table
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -18,10 +19,11 @@ from sqlalchemy.exc import (
 
 from concave.hooks import call_hook
 from concave.tasks.submission import submission
+from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.outages import busy, is_outage, passes, sqlstate, unreachable
 from concave_sqlalchemy.problems import Problem, conflict
 
-__all__ = ["ColumnNames", "database_errors", "is_given_up"]
+__all__ = ["ColumnNames", "database_errors", "is_given_up", "names_in"]
 
 TRY_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, a lock that isn't waited for: nobody's mistake."""
@@ -34,6 +36,13 @@ IN_SQLITE: Final = re.compile(r"(CHECK|NOT NULL) constraint failed: (\w+)(?:\.(\
 """A constraint by its name, or a table's column. A constraint without a name is told by its SQL, which is nobody's business."""
 
 log = logging.getLogger("concave.resource")
+
+
+def names_in(table: Table, told: Iterable[ResourceField]) -> ColumnNames:
+    """What clients may be told of a table, and of its fields these."""
+    columns = {(table.name, str(field.column.name)): field.name for field in told}
+    checks = (each.name for each in table.constraints if isinstance(each, CheckConstraint))
+    return columns | {(table.name, str(name)): str(name) for name in checks if name}
 
 
 class database_errors:  # noqa: N801  used like a function, as those of contextlib are, which cost a request more than this

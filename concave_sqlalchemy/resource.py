@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Literal
 
 from pydantic_core import to_json
-from sqlalchemy import CheckConstraint, Table
+from sqlalchemy import Table
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -35,12 +35,14 @@ from concave_sqlalchemy.pagination.request import flag, only, read_page_request
 from concave_sqlalchemy.policy import Allowed, Fields, version_of
 from concave_sqlalchemy.problems import Problem, problem_response
 from concave_sqlalchemy.reading import Reading
+from concave_sqlalchemy.refusals import names_in
 from concave_sqlalchemy.responses import allow, conditional
 from concave_sqlalchemy.schema import RowSchema
 from concave_sqlalchemy.scopes import OPEN, Access, Action, Scopes, Where
 from concave_sqlalchemy.transactions import Sessions
 from concave_sqlalchemy.writing.batches import Batches
 from concave_sqlalchemy.writing.call import Answer, Call
+from concave_sqlalchemy.writing.insert_with_tasks import InsertWithTasks
 from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
 from concave_sqlalchemy.writing.upserts import PARAMETER, Upserts
@@ -343,12 +345,15 @@ def _writing(
 ) -> Writing:
     rows, tags = Rows(table, schema, version), Tags(schema, version)
     hooked = hooks.uses_session and hooks != ResourceHooks()
-    told = (field for field in schema.fields if field.name not in schema.hidden)
-    names = {(table.name, str(field.column.name)): field.name for field in told}
-    checks = (each.name for each in table.constraints if isinstance(each, CheckConstraint))
-    names |= {(table.name, str(name)): str(name) for name in checks if name}
+    told = [field for field in schema.fields if field.name not in schema.hidden]
     performer = Performer(
-        resource_of(table), outbox, hooked=hooked, records=records, names=names, shown=schema.for_tasks
+        resource_of(table),
+        outbox,
+        hooked=hooked,
+        records=records,
+        names=names_in(table, told),
+        shown=schema.for_tasks,
+        inserts=InsertWithTasks(table, schema.fields),
     )
     return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
 

@@ -60,6 +60,11 @@ class JsonCodec(Generic[T]):
             ) from error
         self._typed = not _takes_anything(self._adapter.core_schema)
 
+    @property
+    def takes_anything(self) -> bool:
+        """Whether the type is that of any value, or of any object: what it takes, it leaves as it is."""
+        return not self._typed
+
     def encode(self, value: object) -> tuple[T, bytes]:
         """The checked value and its JSON; `CodecError` if it is neither of the type nor fit for JSON."""
         checked, data = self._encode(value)

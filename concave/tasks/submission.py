@@ -15,7 +15,7 @@ from concave.tasks.codec import CodecError
 from concave.tasks.define import TaskDefinition
 from concave.tasks.options import DebounceConfig, Duration, Key, micros, priority_in_range
 
-__all__ = ["MAX_KEY", "SURROGATES", "new_task_id", "new_task_ids", "submission"]
+__all__ = ["MAX_KEY", "SURROGATES", "check_size", "new_task_id", "new_task_ids", "submission"]
 
 MAX_KEY = 512
 """Characters of an idempotency or debounce key."""
@@ -53,10 +53,7 @@ def submission(
         checked, data = task.input.encode_to_be_read(value)
     except CodecError as error:
         raise TaskInputError(f"task {task.name!r}: {error}") from error
-    if len(data) > task.max_input_bytes:
-        raise TaskInputTooLargeError(
-            f"task {task.name!r}: an input of {len(data)} bytes; the limit is {task.max_input_bytes}"
-        )
+    check_size(task, data)
     debounce = None
     if coalesce is not None:
         debounce = _coalesced(task, _checked_key(coalesce, "key", task.name), delay)
@@ -82,6 +79,14 @@ def submission(
         debounce,
         task.retention,
     )
+
+
+def check_size(task: TaskDefinition[Any, Any], data: bytes) -> None:
+    """Raises `TaskInputTooLargeError` for the JSON of an input that is more than the task takes."""
+    if len(data) > task.max_input_bytes:
+        raise TaskInputTooLargeError(
+            f"task {task.name!r}: an input of {len(data)} bytes; the limit is {task.max_input_bytes}"
+        )
 
 
 def _due(at: datetime) -> Micros:

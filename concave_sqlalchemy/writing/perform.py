@@ -24,6 +24,7 @@ from concave_sqlalchemy.relay import Submission
 from concave_sqlalchemy.transactions import AnySession
 from concave_sqlalchemy.write import Write, too_large
 from concave_sqlalchemy.writing.call import Answer, Call, IdempotencyKey
+from concave_sqlalchemy.writing.insert_with_tasks import InsertWithTasks, NotAlikeError, TasksToBe
 
 __all__ = ["Performer", "Work"]
 
@@ -45,6 +46,7 @@ class Performer:
     names: ColumnNames
     shown: Callable[[Row], Row]
     """How tasks are told of values that JSON has nothing for."""
+    inserts: InsertWithTasks
     in_flight: set[str] = field(default_factory=set[str])
     """The idempotency keys of the requests that this process is carrying out."""
 
@@ -78,17 +80,32 @@ class Performer:
         return not self.outbox.transactions.is_threaded
 
     async def perform_at_once(
-        self, call: Call, work: Callable[[Session], tuple[Answer, Row]], triggers: PlainTriggers
+        self,
+        call: Call,
+        work: Callable[[Session, TasksToBe | None], tuple[Answer, Row]],
+        triggers: PlainTriggers,
     ) -> Answer:
-        """`perform`, where the one hook has but tasks for the row, and no key counts: one call in one greenlet."""
+        """`perform`, where the one hook has but tasks for the row, and no key counts: one call in one greenlet.
+
+        `work` inserts the row, and the tasks with it where it can.
+        """
+        ctx = HookContext(user=call.user, request=call.request, resource=self.resource, shown=self.shown)
 
         def within(session: Session) -> tuple[Answer, Sequence[Submission]]:
             _pass("write.begun")
-            answer, row = work(session)
+            to_be = self._tasks_to_be(session, ctx, triggers)
+            answer, row = work(session, to_be)
             _pass("write.row")
-            tasks = self._tasks(call, row, triggers)
-            _pass("write.hooked")
-            written = self.outbox.write_in(session, tasks, at_commit=True)
+            try:
+                if to_be is not None and to_be.are_written:
+                    written = to_be.confirmed(row)
+                    _pass("write.hooked")
+                else:
+                    tasks = _submissions(triggers, ctx, row)
+                    _pass("write.hooked")
+                    written = self.outbox.write_in(session, tasks, at_commit=True)
+            except TaskInputTooLargeError as error:
+                raise too_large(error) from error
             if (gone := self.outbox.relayed()) and not delete_along(session, gone):
                 self.outbox.keep(gone)
             _pass("write.flushed")
@@ -96,18 +113,23 @@ class Performer:
 
         with self.outbox.coming:
             with database_errors(self.names):
-                answer, submissions = await self.outbox.transactions.write_at_once(within)
+                write = self.outbox.transactions.write_at_once
+                try:
+                    answer, submissions = await write(within)
+                except NotAlikeError as reason:
+                    self.inserts.stop(reason)
+                    answer, submissions = await write(within)
             if armed:
                 await reach("write.committed")
             relayed = self.outbox.relay(submissions)
         return await self._relaying(answer, relayed)
 
-    def _tasks(self, call: Call, row: Row, triggers: PlainTriggers) -> Sequence[Submission]:
-        ctx = HookContext(user=call.user, request=call.request, resource=self.resource, shown=self.shown)
-        try:
-            return [Submission(*each) for each in triggers.tasks(ctx, row)]
-        except TaskInputTooLargeError as error:
-            raise too_large(error) from error
+    def _tasks_to_be(self, session: Session, ctx: HookContext, triggers: PlainTriggers) -> TasksToBe | None:
+        """The tasks of a row to be inserted, where they can be inserted with it: not the first ones, of who may not have made the table."""
+        if triggers.told is None or not (self.outbox.has_written and self.inserts.does_for(session)):
+            return None
+        submissions = _submissions(triggers, ctx, {})
+        return TasksToBe(self.inserts, submissions, self.outbox.rows_of(submissions), triggers.told)
 
     async def _once(self, key: IdempotencyKey, work: Work, write: Write) -> Answer:
         answer = await self.records.begin(write.session, key)
@@ -162,6 +184,10 @@ class Performer:
             await relayed
             return answer
         return answer._replace(relayed=relayed)
+
+
+def _submissions(triggers: PlainTriggers, ctx: HookContext, row: Row) -> Sequence[Submission]:
+    return [Submission(*each) for each in triggers.tasks(ctx, row)]
 
 
 def _pass(point: FailPoint) -> None:

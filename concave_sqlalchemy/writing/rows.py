@@ -32,6 +32,7 @@ from concave_sqlalchemy.keys import KeyValue, no_such_row
 from concave_sqlalchemy.schema import RowSchema
 from concave_sqlalchemy.scopes import Where
 from concave_sqlalchemy.transactions import AnySession
+from concave_sqlalchemy.writing.insert_with_tasks import TasksToBe
 
 __all__ = ["Rows"]
 
@@ -108,9 +109,15 @@ class Rows:
     def _completed(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**self._always, **data} if self._always else data
 
-    def insert(self, session: Session, data: Mapping[str, Any]) -> Row:
-        """A new row."""
-        return self._one(session, *self._given(self._insert, self._completed(data)))
+    def insert(self, session: Session, data: Mapping[str, Any], tasks: TasksToBe | None = None) -> Row:
+        """A new row, with its `tasks` where they can go with it."""
+        data = self._completed(data)
+        if (
+            tasks is not None
+            and (found := tasks.insert(session, self._schema.for_database(data))) is not None
+        ):
+            return self._row(dict(zip(self._names, found, strict=True)))
+        return self._one(session, *self._given(self._insert, data))
 
     async def update(
         self, session: AnySession, key: KeyValue, data: Mapping[str, Any], *, expected: Row | None = None

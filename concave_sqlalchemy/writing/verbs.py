@@ -18,6 +18,7 @@ from concave_sqlalchemy.problems import Problem
 from concave_sqlalchemy.schema import Body, RowSchema, Validated
 from concave_sqlalchemy.scopes import OPEN, Access, Where
 from concave_sqlalchemy.write import Write
+from concave_sqlalchemy.writing.insert_with_tasks import TasksToBe
 from concave_sqlalchemy.writing.rows import Rows
 
 __all__ = ["Manner", "Shown", "Target", "Verbs"]
@@ -86,9 +87,11 @@ class Verbs:
         is_waited_for = before is not None or not isinstance(after, PlainTriggers | None)
         return not is_waited_for and not self.schema.needs_hook
 
-    def create_at_once(self, session: Session, given: Body) -> tuple[Shown, Row]:
-        """A new row of one who may read it, where nobody who could wait has a part in it."""
-        row = self.rows.insert(session, given.values)
+    def create_at_once(
+        self, session: Session, given: Body, tasks: TasksToBe | None = None
+    ) -> tuple[Shown, Row]:
+        """A new row of one who may read it, where nobody who could wait has a part in it; with its `tasks` where they can go with it."""
+        row = self.rows.insert(session, given.values, tasks)
         return self._shown(row), row
 
     async def create_unless_there(

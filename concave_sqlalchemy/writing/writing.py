@@ -18,6 +18,7 @@ from concave_sqlalchemy.problems import Problem, in_header
 from concave_sqlalchemy.scopes import OPEN, Where, both, is_denied
 from concave_sqlalchemy.write import Write
 from concave_sqlalchemy.writing.call import Answer, Call
+from concave_sqlalchemy.writing.insert_with_tasks import TasksToBe
 from concave_sqlalchemy.writing.perform import Performer
 from concave_sqlalchemy.writing.rows import Rows
 from concave_sqlalchemy.writing.verbs import Manner, Shown, Target, Verbs
@@ -48,8 +49,8 @@ class Writing:
         given = self.verbs.read_new(body)
         if self.verbs.creates_at_once and call.access is OPEN and call.key is None:
 
-            def insert(session: Session) -> tuple[Answer, Row]:
-                shown, row = self.verbs.create_at_once(session, given)
+            def insert(session: Session, tasks: TasksToBe | None = None) -> tuple[Answer, Row]:
+                shown, row = self.verbs.create_at_once(session, given, tasks)
                 return created(call, shown), row
 
             after = self.verbs.hooks.on_after_create

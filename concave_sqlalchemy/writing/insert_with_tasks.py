@@ -1,0 +1,180 @@
+"""A new row and the outbox rows of its tasks as one statement: PostgreSQL can, and that spares the request a round trip.
+
+A task is told of its row, and nobody knows that before the database has made it: its number, the time. So the database writes this part
+of the payloads, in the statement that inserts the row, and gives back what it wrote. It may commit only where that is, to the letter, what
+the tasks are told. Where it isn't, all of it is undone and done again in statements of their own, as everything is from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from pydantic_core import to_json
+from sqlalchemy import (
+    ClauseElement,
+    ColumnElement,
+    String,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    func,
+    insert,
+    literal_column,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.orm import Session
+
+from concave.hooks import Row
+from concave.store.records import NewTask
+from concave_sqlalchemy.fields import ResourceField
+from concave_sqlalchemy.outages import is_outage, sqlstate
+from concave_sqlalchemy.outbox_sql import GIVEN, Given
+from concave_sqlalchemy.payload import as_text
+from concave_sqlalchemy.plain import PlainSession
+from concave_sqlalchemy.relay import Submission
+from concave_sqlalchemy.tables import database_time, outbox_table
+from concave_sqlalchemy.writing.row_json import writer_of
+
+__all__ = ["InsertWithTasks", "NotAlikeError", "TasksToBe"]
+
+log = logging.getLogger("concave.resource")
+
+NO_ROW: Final = ',\\"data\\":{}'
+"""How a payload, whose input is JSON within JSON, tells of a row of which nothing is known."""
+
+# Not as constants with backslashes, which mean another thing where standard_conforming_strings is off; nor as parameters, each of which
+# would be sent with each row.
+BACKSLASH: Final = literal_column("chr(92)", Text)
+QUOTE: Final = literal_column("chr(34)", Text)
+
+REFUSALS: Final = frozenset({"22", "23", "40", "53", "55", "57", "P0"})
+"""Classes of what PostgreSQL says of a row, of its own state, or in the words of a trigger: not that it can't do such a statement."""
+
+
+class NotAlikeError(Exception):
+    """What the database wrote isn't what the tasks are told, or it takes no such statement. Nothing of it may commit."""
+
+
+class InsertWithTasks:
+    """The statements of one table, as long as they do."""
+
+    def __init__(self, table: Table, fields: Sequence[ResourceField]) -> None:
+        self._table = table
+        self._fields = fields
+        self._writers = {field.name: writer_of(field.column.type) for field in fields}
+        self._does = None not in self._writers.values()
+        # Which columns are given is the client's to say: as many statements as there are ways to say it would be too many.
+        self._statement = lru_cache(maxsize=64)(self._built)
+
+    def does_for(self, session: Session) -> bool:
+        """Whether rows of this session's can be inserted so: where it is nobody's who could see which statements it sends."""
+        plain: Any = session
+        return self._does and type(plain) is PlainSession and plain.get_bind().dialect.name == "postgresql"
+
+    def stop(self, reason: NotAlikeError) -> None:
+        """Do no more of it: what was wrong with one row may be wrong with the next."""
+        self._does = False
+        log.info("%s and its tasks are inserted by statements of their own: %s", self._table.name, reason)
+
+    def returned(self, session: Session, values: Mapping[str, Any], tasks: Sequence[Given]) -> Sequence[Any]:
+        """Insert a row, by column, and outbox rows whose payloads tell of no row yet; the row's values, and what was told of it."""
+        parameters = dict(values)
+        for at, (task_id, payload, destination) in enumerate(tasks):
+            before, _, after = payload.partition(NO_ROW)
+            parameters |= zip(_names(at), (task_id, before + NO_ROW[:-2], after, destination), strict=True)
+        try:
+            found = session.execute(self._statement(frozenset(values), len(tasks)), parameters).first()
+        except StatementError as error:
+            if _is_a_refusal(error):
+                raise
+            raise NotAlikeError(f"it was refused: {error.orig}") from error  # and not with what was sent
+        if found is None:
+            raise NotAlikeError("the database inserted nothing")
+        return found
+
+    def _built(self, given: frozenset[str], count: int) -> Any:
+        columns = {name: self._table.c[name] for name in sorted(given)}
+        values = {name: bindparam(name, type_=column.type) for name, column in columns.items()}
+        returning = [field.column.label(field.name) for field in self._fields]
+        row = insert(self._table).values(values).returning(*returning).cte("concave_row")
+        shown = select(*self._shown(row)).subquery("concave_shown")
+        text = cast(func.row_to_json(shown.table_valued()), Text)
+        escaped = func.replace(func.replace(text, BACKSLASH, BACKSLASH + BACKSLASH), QUOTE, BACKSLASH + QUOTE)
+        told = select(escaped.label("told")).select_from(shown).cte("concave_told")
+        tasks = union_all(*(_outbox_row(told, at) for at in range(count)))
+        outbox = insert(outbox_table).from_select([*GIVEN, "created_at"], tasks).cte("concave_tasks")
+        # What is told is read from where both have it from: whoever may insert tasks needn't have the right to look at them.
+        return select(*row.c, told.c.told).select_from(row.join(told, true())).add_cte(outbox)
+
+    def _shown(self, row: Any) -> Sequence[ColumnElement[Any]]:
+        return [write(row.c[name]).label(name) for name, write in self._writers.items() if write is not None]
+
+
+class TasksToBe:
+    """The tasks of a row that isn't there yet, on their way with it."""
+
+    def __init__(
+        self,
+        inserts: InsertWithTasks,
+        submissions: Sequence[Submission],
+        rows: Sequence[Given],
+        told: Callable[[Sequence[NewTask], bytes], Sequence[NewTask]],
+    ) -> None:
+        self._inserts = inserts
+        self._submissions = submissions
+        self._rows = rows
+        self._tell = told
+        self._told: str | None = None
+
+    @property
+    def are_written(self) -> bool:
+        """Whether they were inserted with the row."""
+        return self._told is not None
+
+    def insert(self, session: Session, values: Mapping[str, Any]) -> Sequence[Any] | None:
+        """Insert them with this row, by column: its values. None where that isn't to be done with such values."""
+        if not values or any(isinstance(value, ClauseElement) for value in values.values()):
+            return None
+        *row, self._told = self._inserts.returned(session, values, self._rows)
+        return row
+
+    def confirmed(self, row: Row) -> list[Submission]:
+        """The tasks that were written, told of the row. Raises `NotAlikeError`, and `TaskInputTooLargeError`."""
+        data = to_json(row, inf_nan_mode="constants")
+        if as_text(data.decode())[1:-1] != self._told:
+            raise NotAlikeError("the database writes a value otherwise than Pydantic does")
+        told = self._tell([task for task, _ in self._submissions], data)
+        return [
+            Submission(task, scheduler) for task, (_, scheduler) in zip(told, self._submissions, strict=True)
+        ]
+
+
+def _names(at: int) -> Sequence[str]:
+    """Of the parameters of one task."""
+    return [f"concave_{name}_{at}" for name in ("id", "before", "after", "destination")]
+
+
+def _outbox_row(told: Any, at: int) -> Any:
+    id_, before, after, destination = _names(at)
+    payload = bindparam(before, type_=Text) + told.c.told + bindparam(after, type_=Text)
+    return select(
+        bindparam(id_, type_=String).label("id"),
+        payload.label("payload"),
+        bindparam(destination, type_=Text).label("destination"),
+        database_time().label("created_at"),
+    ).select_from(told)
+
+
+def _is_a_refusal(error: StatementError) -> bool:
+    """Whether a statement failed for what it was to insert, or where; an error of SQLAlchemy's own is none."""
+    if not isinstance(error, DBAPIError) or is_outage(error):
+        return isinstance(error, DBAPIError)
+    state = sqlstate(error)
+    return not state or state[:2] in REFUSALS
