@@ -54,12 +54,23 @@ NO_ROW: Final = ',\\"data\\":{}'
 BACKSLASH: Final = literal_column("chr(92)", Text)
 QUOTE: Final = literal_column("chr(34)", Text)
 
-REFUSALS: Final = frozenset({"22", "23", "40", "53", "55", "57", "P0"})
+REFUSALS: Final = frozenset({"23", "40", "53", "55", "57", "P0"})
 """Classes of what PostgreSQL says of a row, of its own state, or in the words of a trigger: not that it can't do such a statement."""
 
 
+OF_VALUES: Final = "22"
+"""The class of what PostgreSQL says of a value: of the row's, or of what is made of it for the tasks, which one doesn't know."""
+
+
 class NotAlikeError(Exception):
-    """What the database wrote isn't what the tasks are told, or it takes no such statement. Nothing of it may commit."""
+    """What the database wrote isn't what the tasks are told, or it takes no such statement. Nothing of it may commit.
+
+    `lasts`: whether it says something of the table, and not of one row.
+    """
+
+    def __init__(self, reason: str, *, lasts: bool = True) -> None:
+        super().__init__(reason)
+        self.lasts = lasts
 
 
 class InsertWithTasks:
@@ -78,8 +89,10 @@ class InsertWithTasks:
         plain: Any = session
         return self._does and type(plain) is PlainSession and plain.get_bind().dialect.name == "postgresql"
 
-    def stop(self, reason: NotAlikeError) -> None:
-        """Do no more of it: what was wrong with one row may be wrong with the next."""
+    def note(self, reason: NotAlikeError) -> None:
+        """Do no more of it, unless the reason was one row's."""
+        if not reason.lasts:
+            return
         self._does = False
         log.info("%s and its tasks are inserted by statements of their own: %s", self._table.name, reason)
 
@@ -94,7 +107,9 @@ class InsertWithTasks:
         except StatementError as error:
             if _is_a_refusal(error):
                 raise
-            raise NotAlikeError(f"it was refused: {error.orig}") from error  # and not with what was sent
+            of_values = isinstance(error, DBAPIError) and sqlstate(error).startswith(OF_VALUES)
+            # And not with what was sent.
+            raise NotAlikeError(f"it was refused: {error.orig}", lasts=not of_values) from error
         if found is None:
             raise NotAlikeError("the database inserted nothing")
         return found
@@ -147,7 +162,12 @@ class TasksToBe:
 
     def confirmed(self, row: Row) -> list[Submission]:
         """The tasks that were written, told of the row. Raises `NotAlikeError`, and `TaskInputTooLargeError`."""
-        data = to_json(row, inf_nan_mode="constants")
+        try:
+            data = to_json(row, inf_nan_mode="constants")
+        except (
+            ValueError
+        ) as error:  # Pydantic's: no JSON for what a driver, or a type of another name, made of a value
+            raise NotAlikeError(f"a value has no JSON: {type(error).__name__}") from error
         if as_text(data.decode())[1:-1] != self._told:
             raise NotAlikeError("the database writes a value otherwise than Pydantic does")
         told = self._tell([task for task, _ in self._submissions], data)

@@ -91,12 +91,12 @@ class Performer:
         """
         ctx = HookContext(user=call.user, request=call.request, resource=self.resource, shown=self.shown)
 
-        def within(session: Session) -> tuple[Answer, Sequence[Submission]]:
+        def within(session: Session, *, together: bool = True) -> tuple[Answer, Sequence[Submission]]:
             _pass("write.begun")
-            to_be = self._tasks_to_be(session, ctx, triggers)
-            answer, row = work(session, to_be)
-            _pass("write.row")
             try:
+                to_be = self._tasks_to_be(session, ctx, triggers) if together else None
+                answer, row = work(session, to_be)
+                _pass("write.row")
                 if to_be is not None and to_be.are_written:
                     written = to_be.confirmed(row)
                     _pass("write.hooked")
@@ -115,10 +115,12 @@ class Performer:
             with database_errors(self.names):
                 write = self.outbox.transactions.write_at_once
                 try:
-                    answer, submissions = await write(within)
+                    done = await write(within)
                 except NotAlikeError as reason:
-                    self.inserts.stop(reason)
-                    answer, submissions = await write(within)
+                    self.inserts.note(reason)
+                    done = None
+                # Not in the handler: what goes wrong here would be logged with what went wrong there, and with what was sent.
+                answer, submissions = done or await write(partial(within, together=False))
             if armed:
                 await reach("write.committed")
             relayed = self.outbox.relay(submissions)

@@ -39,6 +39,8 @@ def writer_of(kind: types.TypeEngine[Any]) -> Writer | None:
     By the very type: what is derived from it, an enum or a decorator, makes of its values what it likes.
     """
     bare = type(kind)
+    if kind._variant_mapping:  # noqa: SLF001  (there is no other way to ask) # pyright: ignore[reportPrivateUsage]
+        return None  # what it is depends on the database
     match kind:
         case types.DateTime() if bare in {types.DateTime, types.TIMESTAMP}:
             return _moment_in_utc if kind.timezone else _moment

@@ -336,6 +336,39 @@ async def test_what_is_wrong_with_a_row_is_told_as_ever_and_stops_nothing(
     assert len(await inputs(engine, scheduler)) == 1
 
 
+@pytest.mark.parametrize(
+    "change", ["ratio TYPE numeric(10,2)", "note TYPE bytea USING NULL", "day TYPE timestamptz USING NULL"]
+)
+async def test_a_column_that_is_another_than_it_is_said_to_be_is_told_as_it_comes(
+    engine: AsyncEngine, scheduler: TaskScheduler, change: str
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text(f"ALTER TABLE things ALTER COLUMN {change}"))
+        name = change.partition(" ")[0]
+        default = {"ratio": "2", "note": "'\\xff'", "day": "'infinity'"}[name]
+        await connection.execute(text(f"ALTER TABLE things ALTER COLUMN {name} SET DEFAULT {default}"))
+    shown: list[Any] = []
+    async with client(engine) as given:
+        await tell_first(given)
+        for id_ in (1, 2):
+            answer = await given.post("", json={"id": id_, "name": str(id_)})
+            assert answer.status_code == 201, answer.text
+            shown.append(answer.json()[name])
+    assert [entry["data"][name] for entry in await inputs(engine, scheduler)] == shown
+
+
+async def test_an_input_that_is_too_large_without_its_row_is_413(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    user = {"id": 1}
+    hooks = create_task_trigger_hooks(on_create=[TaskTrigger(told_little)])
+    async with client(engine, hooks, user=lambda _: user) as given:
+        await tell_first(given)
+        user["id"] = 10**800
+        assert (await given.post("", json={"id": 1, "name": "a"})).status_code == 413
+    assert await count(engine, things) == 1
+
+
 async def test_a_row_whose_tasks_cannot_be_written_is_not_written(
     engine: AsyncEngine, scheduler: TaskScheduler, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -441,6 +474,7 @@ class Shouting(TypeDecorator[str]):
         (Enum("a", "b", name="letters"), False),
         (Shouting(), False),
         (LargeBinary(), False),
+        (String().with_variant(Shouting(), "postgresql"), False),
     ],
     ids=repr,
 )
