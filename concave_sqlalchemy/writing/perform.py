@@ -119,8 +119,10 @@ class Performer:
                 except NotAlikeError as reason:
                     self.inserts.note(reason)
                     done = None
-                # Not in the handler: what goes wrong here would be logged with what went wrong there, and with what was sent.
-                answer, submissions = done or await write(partial(within, together=False))
+                if done is None:
+                    # Not in the handler: what goes wrong here would be logged with what went wrong there, and with what was sent.
+                    done = await write(partial(within, together=False))
+                answer, submissions = done
             if armed:
                 await reach("write.committed")
             relayed = self.outbox.relay(submissions)
