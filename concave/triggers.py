@@ -25,8 +25,9 @@ __all__ = ["TaskTrigger", "TriggerEvent", "create_task_trigger_hooks"]
 Event: TypeAlias = Literal["create", "update", "delete"]
 
 ANYTHING: Final = JsonCodec[Any](Any, "a value")
-EMPTY_ROW: Final = b',"data":{}'
-"""How the default input tells of a row without columns. Nothing comes before it in which a client has a say."""
+OF_ROW: Final = b',"data":'
+"""After which the default input tells of a row. Nothing comes before it in which a client has a say."""
+EMPTY_ROW: Final = OF_ROW + b"{}"
 MAY_HAVE_BYTES: Final = frozenset({bytes, bytearray, list, tuple})
 
 
@@ -209,7 +210,7 @@ def _told(triggers: Sequence[_Prepared], tasks: Sequence[NewTask], row: bytes) -
     told: list[NewTask] = []
     for trigger, task in zip(triggers, tasks, strict=True):
         before, _, after = task.input.partition(EMPTY_ROW)
-        data = b"".join((before, EMPTY_ROW[:-2], row, after))
+        data = b"".join((before, OF_ROW, row, after))
         check_size(trigger.task, data)
         told.append(task._replace(input=data))
     return told

@@ -46,8 +46,10 @@ __all__ = ["InsertWithTasks", "NotAlikeError", "TasksToBe"]
 
 log = logging.getLogger("concave.resource")
 
-NO_ROW: Final = ',\\"data\\":{}'
-"""How a payload, whose input is JSON within JSON, tells of a row of which nothing is known."""
+OF_ROW: Final = ',\\"data\\":'
+"""After which a payload, whose input is JSON within JSON, tells of a row."""
+NO_ROW: Final = OF_ROW + "{}"
+"""How it tells of one of which nothing is known."""
 
 # Not as constants with backslashes, which mean another thing where standard_conforming_strings is off; nor as parameters, each of which
 # would be sent with each row.
@@ -56,7 +58,6 @@ QUOTE: Final = literal_column("chr(34)", Text)
 
 REFUSALS: Final = frozenset({"23", "40", "53", "55", "57", "P0"})
 """Classes of what PostgreSQL says of a row, of its own state, or in the words of a trigger: not that it can't do such a statement."""
-
 
 OF_VALUES: Final = "22"
 """The class of what PostgreSQL says of a value: of the row's, or of what is made of it for the tasks, which one doesn't know."""
@@ -85,7 +86,7 @@ class InsertWithTasks:
         self._statement = lru_cache(maxsize=64)(self._built)
 
     def does_for(self, session: Session) -> bool:
-        """Whether rows of this session's can be inserted so: where it is nobody's who could see which statements it sends."""
+        """Whether rows of this session's can be inserted so: not where it is one of its owner's own, who may look at its statements."""
         plain: Any = session
         return self._does and type(plain) is PlainSession and plain.get_bind().dialect.name == "postgresql"
 
@@ -101,7 +102,7 @@ class InsertWithTasks:
         parameters = dict(values)
         for at, (task_id, payload, destination) in enumerate(tasks):
             before, _, after = payload.partition(NO_ROW)
-            parameters |= zip(_names(at), (task_id, before + NO_ROW[:-2], after, destination), strict=True)
+            parameters |= zip(_names(at), (task_id, before + OF_ROW, after, destination), strict=True)
         try:
             found = session.execute(self._statement(frozenset(values), len(tasks)), parameters).first()
         except StatementError as error:
@@ -111,7 +112,7 @@ class InsertWithTasks:
             # And not with what was sent.
             raise NotAlikeError(f"it was refused: {error.orig}", lasts=not of_values) from error
         if found is None:
-            raise NotAlikeError("the database inserted nothing")
+            raise NotAlikeError("the database inserted nothing", lasts=False)
         return found
 
     def _built(self, given: frozenset[str], count: int) -> Any:
@@ -194,7 +195,7 @@ def _outbox_row(told: Any, at: int) -> Any:
 
 def _is_a_refusal(error: StatementError) -> bool:
     """Whether a statement failed for what it was to insert, or where; an error of SQLAlchemy's own is none."""
-    if not isinstance(error, DBAPIError) or is_outage(error):
-        return isinstance(error, DBAPIError)
+    if not isinstance(error, DBAPIError):
+        return False
     state = sqlstate(error)
-    return not state or state[:2] in REFUSALS
+    return is_outage(error) or not state or state[:2] in REFUSALS

@@ -1,5 +1,6 @@
 """Databases and clients for the tests of what is written."""
 
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from starlette.applications import Starlette
 
@@ -31,6 +32,24 @@ async def database(
         return
     async with _engine(f"sqlite+aiosqlite:///{folder}/test.db", tables, outbox=outbox) as engine:
         yield engine
+
+
+@asynccontextmanager
+async def role_of(engine: AsyncEngine, *grants: str) -> AsyncGenerator[str]:
+    """A role of one test's own. Roles are the server's, which other runs may share: so its name is nobody else's."""
+    name = f"role_{secrets.token_hex(8)}"
+    async with engine.begin() as connection:
+        await connection.execute(text(f"CREATE ROLE {name}"))
+        for grant in (*grants, "USAGE ON ALL SEQUENCES IN SCHEMA public"):
+            await connection.execute(text(f"GRANT {grant} TO {name}"))
+    try:
+        yield name
+    finally:
+        async with engine.connect() as connection:
+            await connection.execute(text("RESET ROLE"))
+            await connection.execute(text(f"DROP OWNED BY {name}"))
+            await connection.execute(text(f"DROP ROLE {name}"))
+            await connection.commit()
 
 
 @asynccontextmanager

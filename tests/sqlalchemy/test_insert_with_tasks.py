@@ -54,8 +54,7 @@ from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.tables import outbox_table
 from concave_sqlalchemy.writing.insert_with_tasks import InsertWithTasks
 from tests.sqlalchemy.notes import client_of, count, derived
-from tests.sqlalchemy.support import database
-from tests.sqlalchemy.test_relayed import role_of
+from tests.sqlalchemy.support import database, role_of
 
 MOMENT = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 tables = MetaData()
@@ -254,6 +253,28 @@ async def test_what_the_database_makes_of_a_row_is_told(
     assert len(of_tables(statements)) == 1
     (entry,) = await inputs(engine, scheduler)
     assert entry["data"]["name"] == "QUIET"
+
+
+async def test_a_row_that_a_trigger_of_the_database_drops_has_no_task_and_stops_nothing(
+    engine: AsyncEngine, scheduler: TaskScheduler, statements: list[str]
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN IF NEW.name = 'dropped' THEN RETURN NULL; END IF; RETURN NEW; END $$"
+            )
+        )
+        await connection.execute(
+            text("CREATE TRIGGER drop_it BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION drop_it()")
+        )
+    async with client(engine) as given:
+        await tell_first(given)
+        assert (await given.post("", json={"id": 1, "name": "dropped"})).status_code == 404
+        statements.clear()
+        assert (await given.post("", json={"id": 2, "name": "kept"})).status_code == 201
+    assert len(of_tables(statements)) == 1
+    assert [entry["data"]["name"] for entry in await inputs(engine, scheduler)] == ["kept"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,7 @@
 """Outbox rows whose tasks the store has: a later write deletes them along with its own, and nothing depends on whether it does."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,7 @@ from concave.testing import fail_at
 from concave_sqlalchemy import relayed, use_resource
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.tables import outbox_table
-from tests.sqlalchemy.support import client_for, client_of, database
+from tests.sqlalchemy.support import client_for, client_of, database, role_of
 from tests.tasks.support import until
 
 tables = MetaData()
@@ -265,24 +263,6 @@ async def test_only_where_what_others_have_deleted_is_no_failure(
         assert len(await left(engine)) == (1 if along else 2)
     await outbox.drain()
     assert await left(engine) == []
-
-
-@asynccontextmanager
-async def role_of(engine: AsyncEngine, *grants: str) -> AsyncGenerator[str]:
-    """A role of one test's own. Roles are the server's, which other runs may share: so its name is nobody else's."""
-    name = f"role_{secrets.token_hex(8)}"
-    async with engine.begin() as connection:
-        await connection.execute(text(f"CREATE ROLE {name}"))
-        for grant in (*grants, "USAGE ON ALL SEQUENCES IN SCHEMA public"):
-            await connection.execute(text(f"GRANT {grant} TO {name}"))
-    try:
-        yield name
-    finally:
-        async with engine.connect() as connection:
-            await connection.execute(text("RESET ROLE"))
-            await connection.execute(text(f"DROP OWNED BY {name}"))
-            await connection.execute(text(f"DROP ROLE {name}"))
-            await connection.commit()
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
