@@ -15,7 +15,7 @@ from concave.tasks.options import Duration
 from concave.tasks.scheduler import TaskScheduler
 from concave.tasks.submission import submission
 
-__all__ = ["HandOver", "HookContext", "PlainTriggers", "ResourceHooks", "Row", "compose_hooks"]
+__all__ = ["HandOver", "HookContext", "PlainTriggers", "ResourceHooks", "Row", "TaskForm", "compose_hooks"]
 
 Row: TypeAlias = dict[str, Any]
 """A row, by column name."""
@@ -29,15 +29,35 @@ class HandOver(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskForm:
+    """A task but for its id and for the row that its input tells of: what those of many writes have in common."""
+
+    task: NewTask
+    """Of some id and of no row."""
+    before: bytes
+    """Its input, up to the row."""
+    after: bytes
+    check: Callable[[bytes], None]
+    """Raises `TaskInputTooLargeError` for an input that is more than the task takes."""
+    scheduler: TaskScheduler | None
+
+    def filled(self, task_id: str, row: bytes) -> NewTask:
+        """The task of a row, which is given as JSON. Raises `TaskInputTooLargeError`."""
+        data = b"".join((self.before, row, self.after))
+        self.check(data)
+        return NewTask(task_id, self.task.name, data, *self.task[3:])
+
+
 @dataclass(frozen=True, slots=True)
 class PlainTriggers:
     """An after-hook that has tasks for a row, waits for nothing to know them, and does nothing else."""
 
     tasks: Callable[[HookContext, Row], Sequence[tuple[NewTask, TaskScheduler | None]]]
     """The tasks for a row, each with the scheduler that it is for."""
-    told: Callable[[Sequence[NewTask], bytes], Sequence[NewTask]] | None
-    """The tasks for an empty row, made those for a row of which this is the JSON; None where not only their input depends on it, or
-    where that isn't simply it. Raises `TaskInputTooLargeError`."""
+    forms: Callable[[str, Any], Sequence[TaskForm]] | None
+    """Those of a resource and a user; None where not only their input depends on the row, or where that isn't simply it. Raises
+    `TaskInputError`."""
 
     async def __call__(self, ctx: HookContext, row: Row) -> None:
         """Enqueue them."""

@@ -6,13 +6,14 @@ import hashlib
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, cast
+from uuid import UUID
 
 from pydantic_core import to_json
 
 from concave.errors import ConfigurationError, TaskInputError, TaskInputTooLargeError
-from concave.hooks import HookContext, PlainTriggers, ResourceHooks, Row, call_hook
+from concave.hooks import HookContext, PlainTriggers, ResourceHooks, Row, TaskForm, call_hook
 from concave.store.records import NewTask
 from concave.tasks.codec import CodecError, JsonCodec
 from concave.tasks.define import TaskDefinition
@@ -28,6 +29,8 @@ ANYTHING: Final = JsonCodec[Any](Any, "a value")
 OF_ROW: Final = b',"data":'
 """After which the default input tells of a row. Nothing comes before it in which a client has a say."""
 EMPTY_ROW: Final = OF_ROW + b"{}"
+USUAL_IDS: Final = frozenset({type(None), int, str, UUID})
+"""Types of the ids of users that can be remembered: equal ones are written alike."""
 MAY_HAVE_BYTES: Final = frozenset({bytes, bytearray, list, tuple})
 
 
@@ -118,7 +121,7 @@ def create_task_trigger_hooks(
         if all(trigger.asks_nothing for trigger in triggers):
             return PlainTriggers(
                 lambda ctx, row: [(trigger.told(event, row, ctx), scheduler) for trigger in triggers],
-                told=partial(_told, triggers) if all(trigger.only_tells for trigger in triggers) else None,
+                forms=_forms(event, triggers, scheduler),
             )
 
         async def fire(ctx: HookContext, row: Row) -> None:
@@ -188,7 +191,7 @@ class _Prepared(NamedTuple):
     def told(self, event: Event, row: Row, ctx: HookContext, *, key: str | None = None) -> NewTask:
         """The task with the default input. What JSON has nothing for is told of as the resource shows it."""
         data = _without_bytes(ctx, row)
-        given = _default_input(event, ctx.resource, data, ctx.user)
+        given = _default_input(event, ctx.resource, data, _user_id(ctx.user))
         try:
             return submission(self.task, given, delay=self.delay, coalesce=key)
         except TaskInputTooLargeError:
@@ -201,19 +204,33 @@ class _Prepared(NamedTuple):
         given["data"] = {**data, **ctx.shown(odd)}
         return submission(self.task, given, delay=self.delay, coalesce=key)
 
+    def form(self, event: Event, resource: str, user_id: Any, scheduler: TaskScheduler | None) -> TaskForm:
+        """What its tasks for this user have in common. Raises `TaskInputError`."""
+        task = submission(self.task, _default_input(event, resource, {}, user_id), delay=self.delay)
+        before, _, after = task.input.partition(EMPTY_ROW)
+        return TaskForm(task, before + OF_ROW, after, partial(check_size, self.task), scheduler)
+
     async def key_of(self, row: Row, event: TriggerEvent) -> str | None:
         value = None if self.key is None else await call_hook(self.key, row, event)
         return None if value is None else _text_of(event.resource, value)
 
 
-def _told(triggers: Sequence[_Prepared], tasks: Sequence[NewTask], row: bytes) -> Sequence[NewTask]:
-    told: list[NewTask] = []
-    for trigger, task in zip(triggers, tasks, strict=True):
-        before, _, after = task.input.partition(EMPTY_ROW)
-        data = b"".join((before, OF_ROW, row, after))
-        check_size(trigger.task, data)
-        told.append(task._replace(input=data))
-    return told
+def _forms(
+    event: Event, triggers: Sequence[_Prepared], scheduler: TaskScheduler | None
+) -> Callable[[str, Any], Sequence[TaskForm]] | None:
+    if not all(trigger.only_tells for trigger in triggers):
+        return None
+
+    def of_id(resource: str, user_id: Any) -> Sequence[TaskForm]:
+        return [trigger.form(event, resource, user_id, scheduler) for trigger in triggers]
+
+    known = lru_cache(maxsize=256, typed=True)(of_id)
+
+    def forms(resource: str, user: Any) -> Sequence[TaskForm]:
+        user_id = _user_id(user)
+        return known(resource, user_id) if type(user_id) in USUAL_IDS else of_id(resource, user_id)
+
+    return forms
 
 
 def _prepared(trigger: TaskTrigger) -> _Prepared:
@@ -257,8 +274,8 @@ def _takes_event(function: Callable[..., Any]) -> bool:
     )
 
 
-def _default_input(event: Event, resource: str, row: Row, user: Any) -> dict[str, Any]:
-    return {"event": event, "resource": resource, "data": row, "userId": _user_id(user)}
+def _default_input(event: Event, resource: str, row: Row, user_id: Any) -> dict[str, Any]:
+    return {"event": event, "resource": resource, "data": row, "userId": user_id}
 
 
 def _without_bytes(ctx: HookContext, row: Row) -> Row:

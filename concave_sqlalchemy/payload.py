@@ -8,9 +8,10 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
+from concave.hooks import TaskForm
 from concave.store.records import Debounce, NewTask, Retention
 
-__all__ = ["MalformedError", "NewerError", "as_text", "decode", "encode", "numbered"]
+__all__ = ["MalformedError", "NewerError", "around", "as_text", "decode", "encode", "numbered"]
 
 VERSION = 1
 
@@ -49,6 +50,13 @@ def encode(task: NewTask) -> str:
     return (
         f'{{"id":{as_text(task.id)},"input":{as_text(task.input.decode())},{_rest_of(task[1:2] + task[3:])}}}'
     )
+
+
+@lru_cache(maxsize=256)
+def around(form: TaskForm) -> tuple[str, str]:
+    """What the payloads of a form's tasks have in common: before the row, after the id and its quotes, and after the row."""
+    before, after = (as_text(part.decode())[1:-1] for part in (form.before, form.after))
+    return f',"input":"{before}', f'{after}",{_rest_of(form.task[1:2] + form.task[3:])}}}'
 
 
 def as_text(text: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from concave.errors import (
     NO_FAULT_OF_TASKS,
@@ -27,15 +26,16 @@ __all__ = ["Relay", "Submission", "into", "submit_all"]
 log = logging.getLogger("concave.outbox")
 
 PATIENCE = 0.5
-"""Seconds that whoever has called the app waits for the store to take its tasks: they are safe in the outbox, and are sent all the same."""
+"""Seconds that is waited for a store that doesn't answer. The tasks are safe in the outbox, and are sent all the same."""
 
 MOMENT = 0.02
-"""Seconds that a submission waits for those of other writes under way, to share their round trip. No client waits for it."""
+"""Seconds between two round trips, unless there is `ENOUGH` for one. What comes after a quieter time is sent at once."""
 
-ENOUGH = 8
-"""Submissions that wait for no more. To share with more of them saves little, and each keeps a call of the app waiting, with some
-sixty objects of its server's and its framework's: at sixteen of them, each lot had the garbage collector look for what is left.
-"""
+ENOUGH = 32
+"""Submissions that wait for no more: to share with more of them saves nothing to speak of."""
+
+MOST = 10_000
+"""Submissions on their way. Beyond so many they wait in the outbox: a store that hangs isn't to fill the memory of a web process."""
 
 
 class Submission(NamedTuple):
@@ -59,105 +59,60 @@ def into(take: Callable[[Submission], bool]) -> HandOver:
     return submit
 
 
-class _Taken:
-    """To be awaited, or not: whether the store has taken all tasks of a write."""
-
-    def __init__(self, relay: Relay, future: asyncio.Future[None], left: int) -> None:
-        self.future = future
-        self._relay = relay
-        self._left = left
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._relay.until_taken(self).__await__()
-
-    def less(self) -> None:
-        """One of them is done with."""
-        self._left -= 1
-        if not self._left:
-            self.end()
-
-    def end(self) -> None:
-        """The wait is over, be it that the patience is."""
-        if not self.future.done():
-            self.future.set_result(None)
-
-
-_Gathered: TypeAlias = tuple[NewTask, TaskScheduler | None, _Taken]
-
-
 class Relay:
     """Sends committed submissions to the store and has their rows deleted, in the background and in batches, of one event loop.
 
-    Writes that are under way at the same time share a round trip: what one of them has committed waits for others, until there are
-    enough of them, and for a moment at most. (PostgreSQL's commit_delay and commit_siblings are the same, for its log.)
+    What is committed within a moment shares a round trip, which costs as much as a task does. Nobody is kept waiting by that: who
+    looks for a task has it sent.
     """
 
     def __init__(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         self.relayed = Relayed(delete, self.spawn)
         self._loop = asyncio.get_running_loop()
-        self._to_come = 0
-        """Writes that are under way and may have something to send, of those that began in this turn."""
-        self._turn = 0
-        """How often the wait for them has ended before they had."""
-        self._gathered: list[_Gathered] = []
-        self._moment: asyncio.TimerHandle | None = None
-        self._waiting: dict[_Taken, float] = {}
-        """Who waits, and until when; in the order of these times."""
-        self._watch: asyncio.TimerHandle | None = None
-        self._background: set[asyncio.Future[Any]] = set()
+        self._sent_at = -MOMENT
+        """When something was sent last, by the loop's clock."""
+        self._gathered: list[Submission] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._under_way = 0
+        """Submissions that are gathered or being sent."""
+        self._is_first = True
+        self._sending: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._troubled = False
-        self._hangs = False
-        """Whether somebody's patience with the store has ended since it last took something."""
         self._left_some = False
 
-    def coming(self) -> AbstractContextManager[None]:
-        """A write is under way that may have tasks to send, until this ends: others wait for them."""
-        return _Coming(self)
-
-    def _come(self) -> int:
-        self._to_come += 1
-        return self._turn
-
-    def _go(self, turn: int) -> None:
-        if turn == self._turn:
-            self._to_come -= 1
-        if not self._gathered:
+    def send(self, submissions: Sequence[Submission]) -> None:
+        """Send what has been committed, in the background."""
+        if self._under_way > MOST:
+            self._trouble("the store is slow to take them: tasks wait in the outbox")
             return
-        if not self._to_come or len(self._gathered) >= ENOUGH:
+        self._under_way += len(submissions)
+        self._gathered += submissions
+        if len(self._gathered) >= ENOUGH:
             self._send_gathered()
-        elif self._moment is None:
-            self._moment = self._loop.call_later(MOMENT, self._wait_no_longer)
+        elif self._timer is None:
+            moment = self._sent_at + MOMENT - self._loop.time()
+            if moment <= 0:
+                self._send_gathered()
+            else:
+                self._timer = self._loop.call_later(moment, self._send_gathered)
 
-    def _wait_no_longer(self) -> None:
-        # What is slow is waited for once: a write that waits for a lock isn't to hold up all that come meanwhile.
-        self._turn += 1
-        self._to_come = 0
-        self._send_gathered()
+    def is_first(self) -> bool:
+        """Whether nobody has asked before."""
+        is_first, self._is_first = self._is_first, False
+        return is_first
 
-    def send(self, submissions: Sequence[Submission]) -> Awaitable[None]:
-        """Send what has been committed, be it awaited or not: together with what others commit, where a write is under way.
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way. True from any thread."""
+        return not (self._gathered or self._sending)
 
-        To be called before one's own write is over. The wait ends once the store has them, or with its patience.
-        """
-        taken = _Taken(self, self._loop.create_future(), len(submissions))
-        if not submissions or self._troubled or self._hangs:
-            taken.end()  # in an outage only the first waits
-        self._gathered += [(each.task, each.scheduler, taken) for each in submissions]
-        if submissions and not self._to_come:
+    async def delivered(self) -> None:
+        """Wait until what is on its way by now has arrived; no longer than the patience with a store lasts."""
+        for _ in range(2):  # what a session has written is read first, and sent then
             self._send_gathered()
-        return taken
-
-    async def until_taken(self, taken: _Taken) -> None:
-        """Wait for the store, as long as the patience with one that doesn't answer lasts."""
-        if taken.future.done():
-            return
-        self._waiting[taken] = self._loop.time() + PATIENCE
-        if self._watch is None:
-            self._watch = self._loop.call_later(PATIENCE, self._let_go)
-        try:
-            await taken.future
-        finally:
-            self._waiting.pop(taken, None)
+            if self._sending:
+                await asyncio.wait(self._sending, timeout=PATIENCE)
 
     async def drain(self) -> None:
         """Wait for what is under way."""
@@ -174,20 +129,24 @@ class Relay:
         return left_some
 
     def _send_gathered(self) -> None:
-        if self._moment is not None:
-            self._moment.cancel()
-            self._moment = None
-        gathered, self._gathered = self._gathered, list[_Gathered]()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._gathered:
+            return
+        self._sent_at = self._loop.time()
+        gathered, self._gathered = self._gathered, list[Submission]()
         # Each on its own: where one store keeps them waiting, tasks for another don't.
-        for scheduler in dict.fromkeys(scheduler for _, scheduler, _ in gathered):
-            self.spawn(self._send_all(scheduler, [each for each in gathered if each[1] is scheduler]))
+        for scheduler in dict.fromkeys(scheduler for _, scheduler in gathered):
+            self.spawn_sending(
+                self._send_all(scheduler, [task for task, given in gathered if given is scheduler])
+            )
 
-    async def _send_all(self, scheduler: TaskScheduler | None, gathered: Sequence[_Gathered]) -> None:
+    async def _send_all(self, scheduler: TaskScheduler | None, tasks: Sequence[NewTask]) -> None:
         try:
-            await self._send_to(scheduler, [task for task, _, _ in gathered])
+            await self._send_to(scheduler, tasks)
         finally:
-            for _, _, taken in gathered:
-                taken.less()
+            self._under_way -= len(tasks)
 
     async def _send_to(self, given: TaskScheduler | None, tasks: Sequence[NewTask]) -> None:
         try:
@@ -201,19 +160,8 @@ class Relay:
         if armed:
             await reach("outbox.sent")
         if sent:
-            self._troubled = self._hangs = False
+            self._troubled = False
             self.relayed.add(sent)
-
-    def _let_go(self) -> None:
-        """Those whose patience is over wait no longer."""
-        self._watch = None
-        now = self._loop.time()
-        for taken in [each for each, until in self._waiting.items() if until <= now]:
-            taken.end()
-            del self._waiting[taken]
-            self._hangs = True
-        if self._waiting:
-            self._watch = self._loop.call_at(next(iter(self._waiting.values())), self._let_go)
 
     def _trouble(self, message: str) -> None:
         # Once per outage, not once per request.
@@ -227,18 +175,11 @@ class Relay:
         task.add_done_callback(self._background.discard)
         return task
 
-
-class _Coming:
-    __slots__ = ("_relay", "_turn")
-
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
-
-    def __enter__(self) -> None:
-        self._turn = self._relay._come()  # noqa: SLF001  (of this module)
-
-    def __exit__(self, *_: object) -> None:
-        self._relay._go(self._turn)  # noqa: SLF001
+    def spawn_sending(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """The same for what has tasks to send: `delivered` waits for it, too."""
+        task = self.spawn(coroutine)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
 
 async def submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:

@@ -15,17 +15,18 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from concave.errors import TasksNotInitializedError
 from concave.tasks.registry import TaskRegistry
-from concave.tasks.scheduler import TaskScheduler
 
 if TYPE_CHECKING:
     from concave.kv import KV
     from concave.tasks.outbox import Outbox
+    from concave.tasks.scheduler import TaskScheduler
 
 __all__ = [
     "Defaults",
     "Occupied",
     "announce_outbox",
     "announced_outboxes",
+    "delivered",
     "end_suspect_turn",
     "get_task_registry",
     "get_task_scheduler",
@@ -65,6 +66,9 @@ _on_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[Occupied]] = Wea
 
 def initialize_tasks(kv: KV) -> TaskScheduler:
     """Make a scheduler on `kv` and a fresh registry the process-wide default; a second call replaces the first."""
+    # Schedulers look here for what outboxes are sending.
+    from concave.tasks.scheduler import TaskScheduler
+
     defaults = Defaults(TaskScheduler(kv), TaskRegistry())
     _stack[:] = [defaults]
     return defaults.scheduler
@@ -98,6 +102,13 @@ def announce_outbox(outbox: Outbox) -> None:
 def announced_outboxes() -> list[Outbox]:
     """The outboxes announced in this process that are still in use."""
     return list(_outboxes)
+
+
+async def delivered() -> bool:
+    """Wait until the tasks that outboxes of this process are sending have reached their store, for a moment at most; whether there
+    were any.
+    """
+    return any([await outbox.delivered() for outbox in announced_outboxes()])
 
 
 def take_suspect_turn(worker: object, tell: Callable[[], object]) -> bool:

@@ -24,6 +24,10 @@ class Outbox(Protocol):
         """
         ...
 
+    async def delivered(self) -> bool:
+        """Wait until what is being relayed right now has reached its store, for a moment at most; whether there was any."""
+        ...
+
     async def drain(self) -> None:
         """Wait for what is being relayed right now; called when a process ends."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -41,8 +41,6 @@ class Answer(NamedTuple):
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = MappingProxyType({})
-    relayed: Awaitable[None] | None = None
-    """Until the store has the tasks of the write, or doesn't answer. Its client needn't wait for that: they are in the outbox."""
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send it."""
@@ -51,6 +49,3 @@ class Answer(NamedTuple):
             headers += ((b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json"))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
-        if self.relayed is not None:
-            # Who has called the app in this process, a test say, finds the tasks where they belong once that returns.
-            await self.relayed

@@ -8,9 +8,9 @@ the tasks are told. Where it isn't, all of it is undone and done again in statem
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import to_json
 from sqlalchemy import (
@@ -31,25 +31,19 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session
 
-from concave.hooks import Row
-from concave.store.records import NewTask
+from concave.hooks import Row, TaskForm
 from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.outages import is_outage, sqlstate
-from concave_sqlalchemy.outbox_sql import GIVEN, Given
-from concave_sqlalchemy.payload import as_text
+from concave_sqlalchemy.outbox_sql import GIVEN
+from concave_sqlalchemy.payload import around, as_text
 from concave_sqlalchemy.plain import PlainSession
 from concave_sqlalchemy.relay import Submission
 from concave_sqlalchemy.tables import database_time, outbox_table
 from concave_sqlalchemy.writing.row_json import writer_of
 
-__all__ = ["InsertWithTasks", "NotAlikeError", "TasksToBe"]
+__all__ = ["InsertWithTasks", "NotAlikeError", "TaskToBe", "TasksToBe"]
 
 log = logging.getLogger("concave.resource")
-
-OF_ROW: Final = ',\\"data\\":'
-"""After which a payload, whose input is JSON within JSON, tells of a row."""
-NO_ROW: Final = OF_ROW + "{}"
-"""How it tells of one of which nothing is known."""
 
 # Not as constants with backslashes, which mean another thing where standard_conforming_strings is off; nor as parameters, each of which
 # would be sent with each row.
@@ -97,12 +91,16 @@ class InsertWithTasks:
         self._does = False
         log.info("%s and its tasks are inserted by statements of their own: %s", self._table.name, reason)
 
-    def returned(self, session: Session, values: Mapping[str, Any], tasks: Sequence[Given]) -> Sequence[Any]:
-        """Insert a row, by column, and outbox rows whose payloads tell of no row yet; the row's values, and what was told of it."""
+    def returned(
+        self, session: Session, values: Mapping[str, Any], tasks: Sequence[TaskToBe]
+    ) -> Sequence[Any]:
+        """Insert a row, by column, and outbox rows that tell of it; the row's values, and what was told."""
         parameters = dict(values)
-        for at, (task_id, payload, destination) in enumerate(tasks):
-            before, _, after = payload.partition(NO_ROW)
-            parameters |= zip(_names(at), (task_id, before + OF_ROW, after, destination), strict=True)
+        for at, (form, task_id, destination) in enumerate(tasks):
+            before, after = around(form)
+            # As it is: ids have nothing in them that JSON writes otherwise.
+            given = (task_id, f'{{"id":"{task_id}"{before}', after, destination)
+            parameters |= zip(_names(at), given, strict=True)
         try:
             found = session.execute(self._statement(frozenset(values), len(tasks)), parameters).first()
         except StatementError as error:
@@ -133,20 +131,20 @@ class InsertWithTasks:
         return [write(row.c[name]).label(name) for name, write in self._writers.items() if write is not None]
 
 
+class TaskToBe(NamedTuple):
+    """One of them, and the destination of its outbox row."""
+
+    form: TaskForm
+    id: str
+    destination: str | None
+
+
 class TasksToBe:
     """The tasks of a row that isn't there yet, on their way with it."""
 
-    def __init__(
-        self,
-        inserts: InsertWithTasks,
-        submissions: Sequence[Submission],
-        rows: Sequence[Given],
-        told: Callable[[Sequence[NewTask], bytes], Sequence[NewTask]],
-    ) -> None:
+    def __init__(self, inserts: InsertWithTasks, tasks: Sequence[TaskToBe]) -> None:
         self._inserts = inserts
-        self._submissions = submissions
-        self._rows = rows
-        self._tell = told
+        self._tasks = tasks
         self._told: str | None = None
 
     @property
@@ -158,7 +156,7 @@ class TasksToBe:
         """Insert them with this row, by column: its values. None where that isn't to be done with such values."""
         if not values or any(isinstance(value, ClauseElement) for value in values.values()):
             return None
-        *row, self._told = self._inserts.returned(session, values, self._rows)
+        *row, self._told = self._inserts.returned(session, values, self._tasks)
         return row
 
     def confirmed(self, row: Row) -> list[Submission]:
@@ -171,10 +169,7 @@ class TasksToBe:
             raise NotAlikeError(f"a value has no JSON: {type(error).__name__}") from error
         if as_text(data.decode())[1:-1] != self._told:
             raise NotAlikeError("the database writes a value otherwise than Pydantic does")
-        told = self._tell([task for task, _ in self._submissions], data)
-        return [
-            Submission(task, scheduler) for task, (_, scheduler) in zip(told, self._submissions, strict=True)
-        ]
+        return [Submission(form.filled(task_id, data), form.scheduler) for form, task_id, _ in self._tasks]
 
 
 def _names(at: int) -> Sequence[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from sqlalchemy.util import await_only
 from concave.errors import TaskInputTooLargeError
 from concave.failpoints import FailPoint, armed, reach
 from concave.hooks import HookContext, PlainTriggers, Row
+from concave.tasks.submission import new_task_id
 from concave_sqlalchemy.idempotency import Records, in_flight
 from concave_sqlalchemy.outbox import Outbox
 from concave_sqlalchemy.outbox_sql import delete_along
@@ -24,7 +24,7 @@ from concave_sqlalchemy.relay import Submission
 from concave_sqlalchemy.transactions import AnySession
 from concave_sqlalchemy.write import Write, too_large
 from concave_sqlalchemy.writing.call import Answer, Call, IdempotencyKey
-from concave_sqlalchemy.writing.insert_with_tasks import InsertWithTasks, NotAlikeError, TasksToBe
+from concave_sqlalchemy.writing.insert_with_tasks import InsertWithTasks, NotAlikeError, TasksToBe, TaskToBe
 
 __all__ = ["Performer", "Work"]
 
@@ -89,19 +89,18 @@ class Performer:
 
         `work` inserts the row, and the tasks with it where it can.
         """
-        ctx = HookContext(user=call.user, request=call.request, resource=self.resource, shown=self.shown)
 
         def within(session: Session, *, together: bool = True) -> tuple[Answer, Sequence[Submission]]:
             _pass("write.begun")
             try:
-                to_be = self._tasks_to_be(session, ctx, triggers) if together else None
+                to_be = self._tasks_to_be(session, call.user, triggers) if together else None
                 answer, row = work(session, to_be)
                 _pass("write.row")
                 if to_be is not None and to_be.are_written:
                     written = to_be.confirmed(row)
                     _pass("write.hooked")
                 else:
-                    tasks = _submissions(triggers, ctx, row)
+                    tasks = self._submissions(call, triggers, row)
                     _pass("write.hooked")
                     written = self.outbox.write_in(session, tasks, at_commit=True)
             except TaskInputTooLargeError as error:
@@ -111,29 +110,37 @@ class Performer:
             _pass("write.flushed")
             return answer, written
 
-        with self.outbox.coming:
-            with database_errors(self.names):
-                write = self.outbox.transactions.write_at_once
-                try:
-                    done = await write(within)
-                except NotAlikeError as reason:
-                    self.inserts.note(reason)
-                    done = None
-                if done is None:
-                    # Not in the handler: what goes wrong here would be logged with what went wrong there, and with what was sent.
-                    done = await write(partial(within, together=False))
-                answer, submissions = done
-            if armed:
-                await reach("write.committed")
-            relayed = self.outbox.relay(submissions)
-        return await self._relaying(answer, relayed)
+        with database_errors(self.names):
+            write = self.outbox.transactions.write_at_once
+            try:
+                done = await write(within)
+            except NotAlikeError as reason:
+                self.inserts.note(reason)
+                done = None
+            if done is None:
+                # Not in the handler: what goes wrong here would be logged with what went wrong there, and with what was sent.
+                done = await write(partial(within, together=False))
+            answer, submissions = done
+        if armed:
+            await reach("write.committed")
+        if (relayed := self.outbox.relay(submissions)) is not None:
+            await relayed
+        return answer
 
-    def _tasks_to_be(self, session: Session, ctx: HookContext, triggers: PlainTriggers) -> TasksToBe | None:
+    def _tasks_to_be(self, session: Session, user: Any, triggers: PlainTriggers) -> TasksToBe | None:
         """The tasks of a row to be inserted, where they can be inserted with it: not the first ones, of who may not have made the table."""
-        if triggers.told is None or not (self.outbox.has_written and self.inserts.does_for(session)):
+        if triggers.forms is None or not (self.outbox.has_written and self.inserts.does_for(session)):
             return None
-        submissions = _submissions(triggers, ctx, {})
-        return TasksToBe(self.inserts, submissions, self.outbox.rows_of(submissions), triggers.told)
+        destination_of = self.outbox.destination_of
+        tasks = [
+            TaskToBe(form, new_task_id(), destination_of(form.scheduler))
+            for form in triggers.forms(self.resource, user)
+        ]
+        return TasksToBe(self.inserts, tasks)
+
+    def _submissions(self, call: Call, triggers: PlainTriggers, row: Row) -> Sequence[Submission]:
+        ctx = HookContext(user=call.user, request=call.request, resource=self.resource, shown=self.shown)
+        return [Submission(*each) for each in triggers.tasks(ctx, row)]
 
     async def _once(self, key: IdempotencyKey, work: Work, write: Write) -> Answer:
         answer = await self.records.begin(write.session, key)
@@ -158,40 +165,24 @@ class Performer:
             await write.reach("write.begun")
             answer = await work(write)
             await write.reach("write.hooked")
-            if self.hooked:
-                # Not before: whoever has committed meanwhile would wait for what hooks wait for.
-                coming.enter_context(self.outbox.coming)
             await write.finish()
             await write.reach("write.flushed")
             return answer
 
-        with ExitStack() as coming:
-            if not self.hooked:
-                coming.enter_context(self.outbox.coming)
-            try:
-                with database_errors(self.names):
-                    answer = await self.outbox.transactions.write(
-                        within, hooked=self.hooked, begins_with_write=begins_with_write
-                    )
-            finally:
-                after_commit = write.close()
-            if armed:
-                await reach("write.committed")
-            for callback in after_commit:
-                await _call_after_commit(callback)
-            relayed = self.outbox.relay(write.submissions) if write.submissions else None
-        return answer if relayed is None else await self._relaying(answer, relayed)
-
-    async def _relaying(self, answer: Answer, relayed: Awaitable[None]) -> Answer:
-        if self.outbox.transactions.is_borrowed:
-            # Whoever lent the connection goes on to use it, once he is answered.
+        try:
+            with database_errors(self.names):
+                answer = await self.outbox.transactions.write(
+                    within, hooked=self.hooked, begins_with_write=begins_with_write
+                )
+        finally:
+            after_commit = write.close()
+        if armed:
+            await reach("write.committed")
+        for callback in after_commit:
+            await _call_after_commit(callback)
+        if (relayed := self.outbox.relay(write.submissions)) is not None:
             await relayed
-            return answer
-        return answer._replace(relayed=relayed)
-
-
-def _submissions(triggers: PlainTriggers, ctx: HookContext, row: Row) -> Sequence[Submission]:
-    return [Submission(*each) for each in triggers.tasks(ctx, row)]
+        return answer
 
 
 def _pass(point: FailPoint) -> None:

@@ -1,6 +1,7 @@
 """On PostgreSQL a new row goes with its tasks in one statement: they are told to the letter what they would be told in another one."""
 
 import datetime as dt
+import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from decimal import Decimal
@@ -201,6 +202,30 @@ async def test_they_are_told_to_the_letter_what_they_would_be_told_otherwise(
         assert found.destination == away.destination
     assert payloads[0] == payloads[1]
     assert bodies[0] == bodies[1]
+
+
+async def test_they_are_told_of_who_made_the_row_and_of_no_one_else(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    """What tasks of a user have in common is remembered: ids that are equal, and written otherwise, are kept apart."""
+    ids: list[Any] = [None, 1, True, 1.0, "1", UUID(int=1), str(UUID(int=1)), 0, False, HARD, ["a"], {"b": 1}]
+    user: dict[str, Any] = {}
+    async with client(engine, user=lambda _: user) as given:
+        await tell_first(given)
+        for number, user_id in enumerate([*ids, *ids]):
+            user["id"] = user_id
+            assert (await given.post("", json={"name": str(number)})).status_code == 201
+        async with engine.connect() as connection:
+            payloads = (await connection.execute(select(outbox_table.c.payload))).scalars().all()
+    told_of = [(entry["data"]["name"], entry["userId"]) for entry in await inputs(engine, scheduler)]
+    expected = [str(each) if isinstance(each, UUID) else each for each in ids] * 2
+    assert told_of == [(str(number), each) for number, each in enumerate(expected)]
+    assert [type(each) for _, each in told_of] == [type(each) for each in expected]
+    assert payloads, "so that what a sweep would send is looked at"
+    sent = {task.id: task.input for task in await scheduler.get_tasks()}
+    for each in payloads:
+        row = json.loads(each)
+        assert json.loads(row["input"]) == sent[row["id"]]
 
 
 async def test_tasks_of_a_row_are_written_in_their_order(
@@ -474,7 +499,7 @@ def test_only_tasks_that_nobody_looks_into_are_written_before_their_row_is_known
 ) -> None:
     hooks = create_task_trigger_hooks(on_create=[TaskTrigger(told), TaskTrigger(task)])
     assert isinstance(hooks.on_after_create, PlainTriggers)
-    assert (hooks.on_after_create.told is not None) is alike
+    assert (hooks.on_after_create.forms is not None) is alike
 
 
 class Shouting(TypeDecorator[str]):

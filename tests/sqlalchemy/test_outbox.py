@@ -278,7 +278,7 @@ async def test_each_store_that_keeps_its_tasks_waiting_is_named(
         other = TaskScheduler(kv)
         other.submit = failing(StoreUnavailableError("the other is away"))  # type: ignore[method-assign, assignment]
         outbox = Outbox(async_sessionmaker(engine))
-        outbox._destination_of(other)
+        outbox.destination_of(other)
         await raw_row(engine, id="good", payload=PAYLOAD)
         await raw_row(engine, id="odd", payload=payload(id="odd"), destination=other.destination)
         with pytest.raises(StoreUnavailableError, match="the one is away"):

@@ -1,17 +1,16 @@
-"""From the outbox to the store: writes that are under way together share a round trip, and nobody waits for long."""
+"""From the outbox to the store: what is committed within a moment shares a round trip, and who looks for it there finds it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
-from starlette.applications import Starlette
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from concave import (
-    HookContext,
     ResourceHooks,
     StoreDeniedError,
     StoreError,
@@ -26,12 +25,14 @@ from concave import (
 from concave.kv import MemoryKV
 from concave.store.records import NewTask
 from concave.tasks import initialize_tasks
+from concave.tasks.defaults import delivered
 from concave.tasks.submission import submission
 from concave_sqlalchemy import enqueue_in, relay, use_resource
 from concave_sqlalchemy.outbox import Outbox
-from concave_sqlalchemy.relay import Submission
+from concave_sqlalchemy.relay import Relay, Submission
 from concave_sqlalchemy.transactions import AnySession
-from tests.sqlalchemy.support import client_of, database
+from tests.sqlalchemy.support import client_for, client_of, database
+from tests.tasks.support import until
 
 tables = MetaData()
 things = Table("things", tables, Column("id", Integer, primary_key=True), Column("name", String(20)))
@@ -54,22 +55,31 @@ async def scheduler() -> AsyncGenerator[TaskScheduler]:
         yield initialize_tasks(kv)
 
 
-class Held:
-    """Writes whose hooks wait until the test has them go on, by the name of their row."""
+class Hung:
+    """A scheduler whose store answers only once it is told to."""
 
-    def __init__(self) -> None:
-        self._begun: dict[str, asyncio.Event] = {}
-        self._go_on: dict[str, asyncio.Event] = {}
+    def __init__(self, scheduler: TaskScheduler) -> None:
+        self.asked, self.answers = asyncio.Event(), asyncio.Event()
+        self.real = scheduler.submit
+        scheduler.submit = self._submit  # type: ignore[method-assign]
 
-    def begun(self, name: str) -> asyncio.Event:
-        return self._begun.setdefault(name, asyncio.Event())
+    async def _submit(self, tasks: Sequence[NewTask]) -> list[str]:
+        self.asked.set()
+        await self.answers.wait()
+        return await self.real(tasks)
 
-    def go_on(self, name: str) -> asyncio.Event:
-        return self._go_on.setdefault(name, asyncio.Event())
 
-    async def __call__(self, ctx: HookContext, row: dict[str, Any]) -> None:
-        self.begun(row["name"]).set()
-        await self.go_on(row["name"]).wait()
+async def hand_over(outbox: Outbox, *submissions: Submission) -> None:
+    """What a write does that has just committed them."""
+    if (waits := outbox.relay(submissions)) is not None:
+        await waits
+
+
+async def later_one(engine: AsyncEngine) -> Outbox:
+    """An outbox whose first write is over: that one is waited for."""
+    outbox = Outbox.of(async_sessionmaker(engine))
+    assert outbox._relay.is_first()
+    return outbox
 
 
 def count_sent(scheduler: TaskScheduler) -> list[int]:
@@ -87,225 +97,173 @@ def count_sent(scheduler: TaskScheduler) -> list[int]:
 HOOKS = create_task_trigger_hooks(on_create=[TaskTrigger(relayed)])
 
 
-async def test_writes_that_are_under_way_together_share_a_round_trip(
+async def test_what_is_committed_within_a_moment_shares_a_round_trip(
     engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "MOMENT", FOREVER)
-    held, sent = Held(), count_sent(scheduler)
-    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held, uses_session=False))
-    async with client_of(things, engine, hooks=hooks) as client:
-        writes = [asyncio.create_task(client.post("", json={"name": name})) for name in "abcd"]
-        for name in "abcd":
-            await held.begun(name).wait()
-        for name in "abcd":
-            held.go_on(name).set()
-        assert {(await each).status_code for each in writes} == {201}
-    assert sent == [4]
-    assert len(await scheduler.get_tasks()) == 4
-
-
-@pytest.mark.parametrize("waits", [False, True], ids=["at once", "hooks that are waited for"])
-async def test_no_client_waits_for_the_store(
-    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch, waits: bool
-) -> None:
-    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
-    answered, asked, answers = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    real, bodies = scheduler.submit, [{"type": "http.request", "body": b'{"name": "a"}'}]
-
-    async def submit(tasks: Sequence[NewTask]) -> list[str]:
-        asked.set()
-        await answers.wait()
-        return await real(tasks)
-
-    async def receive() -> Any:
-        return bodies.pop()
-
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.body":
-            answered.set()
-
-    scheduler.submit = submit  # type: ignore[method-assign]
-    others = ResourceHooks(on_after_create=lambda ctx, row: None, uses_session=False)
-    hooks = compose_hooks(HOOKS, others) if waits else HOOKS
-    app = Starlette(
-        routes=[use_resource(things, session=async_sessionmaker(engine), hooks=hooks).mount("/t")]
-    )
-    headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": "/t", "query_string": b"", "headers": headers}
-    call = asyncio.ensure_future(app(scope, receive, send))
-    await answered.wait()
-    await asked.wait()
-    assert not call.done()
-    assert await scheduler.get_tasks() == []
-    answers.set()
-    await call
-    assert len(await scheduler.get_tasks()) == 1
-
-
-async def test_a_store_that_hangs_tries_one_patience_alone(
-    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relay, "PATIENCE", 0)
-    outbox, go_on, real = Outbox(async_sessionmaker(engine)), asyncio.Event(), scheduler.submit
-
-    async def submit(tasks: Sequence[NewTask]) -> list[str]:
-        await go_on.wait()
-        return await real(tasks)
-
-    scheduler.submit = submit  # type: ignore[method-assign]
-    await outbox.relay([Submission(submission(relayed, 1))])
-    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
-    await outbox.relay([Submission(submission(relayed, 2))])
-    assert await scheduler.get_tasks() == []
-    go_on.set()
+    monkeypatch.setattr(relay, "ENOUGH", 3)
+    outbox, sent = await later_one(engine), count_sent(scheduler)
+    async with client_of(things, engine, hooks=HOOKS) as client:
+        for name in "abcdefgh":
+            assert (await client.post("", json={"name": name})).status_code == 201
+    # What comes after a quiet time is sent at once, and enough of them are.
+    await until(lambda: sent == [1, 3, 3])
+    assert len(await scheduler.get_tasks()) == 8
+    assert sent == [1, 3, 3, 1]
     await outbox.drain()
-    # It has answered: the next one is waited for again.
-    await outbox.relay([Submission(submission(relayed, 3))])
-    assert len(await scheduler.get_tasks()) == 3
-    await outbox.drain()
-
-
-async def test_enough_of_them_wait_for_no_more(
-    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relay, "MOMENT", FOREVER)
-    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
-    monkeypatch.setattr(relay, "ENOUGH", 2)
-    held, sent = Held(), count_sent(scheduler)
-    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held, uses_session=False))
-    async with client_of(things, engine, hooks=hooks) as client:
-        writes = [asyncio.create_task(client.post("", json={"name": name})) for name in "abcd"]
-        for name in "abcd":
-            await held.begun(name).wait()
-        for name in "ab":
-            held.go_on(name).set()
-        assert {(await each).status_code for each in writes[:2]} == {201}
-        assert sent == [2]
-        for name in "cd":
-            held.go_on(name).set()
-        assert {(await each).status_code for each in writes} == {201}
-    assert sent == [2, 2]
 
 
 async def test_one_that_is_alone_is_sent_at_once(
     engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "MOMENT", FOREVER)
-    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
-    sent = count_sent(scheduler)
+    monkeypatch.setattr(relay, "MOMENT", 0)
+    outbox, sent = await later_one(engine), count_sent(scheduler)
     async with client_of(things, engine, hooks=HOOKS) as client:
-        for _ in range(3):
+        expected: list[int] = []
+        for name in "abc":
+            assert (await client.post("", json={"name": name})).status_code == 201
+            expected.append(1)
+            await until(lambda: sent == expected)
+    await outbox.drain()
+
+
+async def test_nothing_waits_longer_than_a_moment(engine: AsyncEngine, scheduler: TaskScheduler) -> None:
+    outbox, sent = await later_one(engine), count_sent(scheduler)
+    async with client_of(things, engine, hooks=HOOKS) as client:
+        for _ in range(5):
             assert (await client.post("", json={"name": "a"})).status_code == 201
-    assert sent == [1, 1, 1]
+    await until(lambda: sum(sent) == 5)
+    await outbox.drain()
 
 
-async def test_nobody_waits_for_a_slow_write_longer_than_a_moment(
-    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "hooks that are waited for"])
+async def test_no_client_waits_for_the_store_and_who_looks_there_does(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch, waits: bool
 ) -> None:
     monkeypatch.setattr(relay, "PATIENCE", FOREVER)
-    held, sent = Held(), count_sent(scheduler)
-    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held, uses_session=False))
+    others = ResourceHooks(on_after_create=lambda ctx, row: None, uses_session=False)
+    hooks = compose_hooks(HOOKS, others) if waits else HOOKS
     async with client_of(things, engine, hooks=hooks) as client:
-        slow = [asyncio.create_task(client.post("", json={"name": name})) for name in ("slow", "slower")]
-        await held.begun("slow").wait()
-        await held.begun("slower").wait()
-        held.go_on("quick").set()
-        assert (await client.post("", json={"name": "quick"})).status_code == 201
-        assert sent == [1]
-        held.go_on("slow").set()
-        held.go_on("slower").set()
-        assert {(await each).status_code for each in slow} == {201}
-    assert sum(sent) == 3
+        assert (await client.post("", json={"name": "first"})).status_code == 201
+        hung = Hung(scheduler)
+        assert (await client.post("", json={"name": "a"})).status_code == 201
+        await hung.asked.wait()
+        looks: list[Callable[[], Coroutine[Any, Any, Any]]] = [scheduler.get_tasks, scheduler.get_queue_depth]
+        looking = [asyncio.create_task(look()) for look in looks]
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in looking)
+        hung.answers.set()
+        listed, depth = await asyncio.gather(*looking)
+    assert (len(listed), depth) == (2, 2)
 
 
-async def test_a_slow_write_is_waited_for_once(
-    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
-    held, sent = Held(), count_sent(scheduler)
-    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held, uses_session=False))
-    async with client_of(things, engine, hooks=hooks) as client:
-        slow = asyncio.create_task(client.post("", json={"name": "slow"}))
-        await held.begun("slow").wait()
-        held.go_on("quick").set()
-        assert (await client.post("", json={"name": "quick"})).status_code == 201
-        monkeypatch.setattr(relay, "MOMENT", FOREVER)
-        for _ in range(2):
-            assert (await client.post("", json={"name": "quick"})).status_code == 201
-        assert sent == [1, 1, 1]
-        held.go_on("slow").set()
-        assert (await slow).status_code == 201
-        # Those that began since are counted as before: two of them share a trip.
-        both = [asyncio.create_task(client.post("", json={"name": name})) for name in ("c", "d")]
-        for name in ("c", "d"):
-            await held.begun(name).wait()
-        for name in ("c", "d"):
-            held.go_on(name).set()
-        assert {(await each).status_code for each in both} == {201}
-    assert sent == [1, 1, 1, 1, 2]
-
-
-async def test_nobody_waits_for_what_a_hook_with_the_session_waits_for(
+async def test_who_looks_for_a_task_that_is_on_its_way_finds_it(
     engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "MOMENT", FOREVER)
-    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
-    held, sent = Held(), count_sent(scheduler)
-    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held))
-    async with client_of(things, engine, hooks=hooks) as client:
-        slow = asyncio.create_task(client.post("", json={"name": "slow"}))
-        await held.begun("slow").wait()
-        held.go_on("quick").set()
-        assert (await client.post("", json={"name": "quick"})).status_code == 201
-        assert sent == [1]
-        held.go_on("slow").set()
-        assert (await slow).status_code == 201
-    assert sent == [1, 1]
+    outbox = await later_one(engine)
+    looked_for, cancelled = submission(relayed, 1), submission(relayed, 2)
+    await hand_over(outbox, Submission(submission(relayed, 0)))
+    # Others have a moment to come, and these wait for them.
+    await hand_over(outbox, Submission(looked_for))
+    assert await scheduler.get_task(looked_for.id) is not None
+    await hand_over(outbox, Submission(cancelled))
+    assert await scheduler.cancel(cancelled.id)
+    assert await scheduler.get_task("unknown") is None
+    await outbox.drain()
 
 
-async def test_what_a_session_has_written_waits_for_no_write_longer_than_a_moment(
+async def test_what_a_session_has_committed_is_found_too(
     engine: AsyncEngine, scheduler: TaskScheduler
 ) -> None:
-    sent, real = asyncio.Event(), scheduler.submit
+    await later_one(engine)
+    async with async_sessionmaker(engine).begin() as session:
+        task_id = await enqueue_in(session, relayed, "mine")
+    assert [task.id for task in await scheduler.get_tasks()] == [task_id]
+    await Outbox.of(async_sessionmaker(engine)).drain()
+
+
+async def test_who_looks_from_another_event_loop_waits_for_it_too(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test that has its app in a thread, say."""
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    outbox, hung = await later_one(engine), Hung(scheduler)
+    waits, real = asyncio.Event(), Relay.delivered
+
+    async def noted(self: Relay) -> None:
+        waits.set()
+        await real(self)
+
+    monkeypatch.setattr(Relay, "delivered", noted)
+    await hand_over(outbox, Submission(submission(relayed, 1)))
+    looking = asyncio.create_task(asyncio.to_thread(asyncio.run, delivered()))
+    await waits.wait()
+    await hung.asked.wait()
+    assert not looking.done()
+    hung.answers.set()
+    assert await looking
+    assert not await asyncio.to_thread(asyncio.run, delivered())
+    await outbox.drain()
+
+
+async def test_a_store_that_hangs_keeps_nobody_longer_than_his_patience(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "PATIENCE", 0)
+    hung = Hung(scheduler)
+    async with client_of(things, engine, hooks=HOOKS) as client:
+        for _ in range(2):
+            assert (await client.post("", json={"name": "a"})).status_code == 201
+        assert await scheduler.get_tasks() == []
+        hung.answers.set()
+        await Outbox.of(async_sessionmaker(engine)).drain()
+    assert len(await scheduler.get_tasks()) == 2
+
+
+async def test_what_is_first_on_its_event_loop_is_waited_for(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test client may have an event loop for each request, which ends with it."""
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    real = scheduler.submit
 
     async def submit(tasks: Sequence[NewTask]) -> list[str]:
-        sent.set()
+        for _ in range(100):
+            await asyncio.sleep(0)
         return await real(tasks)
 
     scheduler.submit = submit  # type: ignore[method-assign]
-    sessions = async_sessionmaker(engine)
-    with Outbox.of(sessions).coming:
-        async with sessions.begin() as session:
-            await enqueue_in(session, relayed, "mine")
-        await sent.wait()
-    await Outbox.of(sessions).drain()
-    assert len(await scheduler.get_tasks()) == 1
+    resource = use_resource(
+        things, session=async_sessionmaker(create_async_engine(engine.url, poolclass=NullPool)), hooks=HOOKS
+    )
+
+    async def post() -> int:
+        async with client_for(resource) as client:
+            return (await client.post("", json={"name": "a"})).status_code
+
+    for count in (1, 2):
+        assert await asyncio.to_thread(asyncio.run, post()) == 201
+        assert len(await scheduler.get_tasks()) == count
 
 
-async def test_a_write_that_fails_keeps_nobody_waiting(
+async def test_a_store_that_hangs_fills_no_memory(
     engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "MOMENT", FOREVER)
-    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
-    held, sent = Held(), count_sent(scheduler)
-
-    def refuse(ctx: HookContext, row: dict[str, Any]) -> None:
-        if row["name"] != "good":
-            raise ValueError("no")
-
-    hooks = compose_hooks(HOOKS, ResourceHooks(on_after_create=held), ResourceHooks(on_after_create=refuse))
-    async with client_of(things, engine, hooks=hooks) as client:
-        bad = [asyncio.create_task(client.post("", json={"name": name})) for name in ("bad", "worse")]
-        await held.begun("bad").wait()
-        await held.begun("worse").wait()
-        held.go_on("good").set()
-        good = asyncio.create_task(client.post("", json={"name": "good"}))
-        await held.begun("good").wait()
-        held.go_on("bad").set()
-        held.go_on("worse").set()
-        assert {(await each).status_code for each in bad} == {500}
-        assert (await good).status_code == 201
-    assert sent == [1]
+    monkeypatch.setattr(relay, "MOST", 2)
+    outbox, hung = await later_one(engine), Hung(scheduler)
+    assert await outbox.sweep(hung.real) == 0
+    sent, left = [await write_three(outbox) for _ in range(2)]
+    for tasks in (sent, left):
+        await hand_over(outbox, *map(Submission, tasks))
+    hung.answers.set()
+    await outbox.drain()
+    assert {task.id for task in await scheduler.get_tasks()} == {task.id for task in sent}
+    # One sweep is enough for them, young as they are; and what comes now is sent again.
+    assert await outbox.sweep(hung.real) == 3
+    await hand_over(outbox, *map(Submission, await write_three(outbox)))
+    await outbox.drain()
+    assert len(await scheduler.get_tasks()) == 9
 
 
 async def test_a_response_that_is_cancelled_takes_nobody_along(
@@ -338,19 +296,18 @@ async def test_each_event_loop_sends_its_own(
     monkeypatch.setattr(relay, "MOMENT", FOREVER)
     monkeypatch.setattr(relay, "PATIENCE", FOREVER)
     sent = count_sent(scheduler)
-    outbox = Outbox(async_sessionmaker(engine))
+    outbox = await later_one(engine)
 
     async def send() -> None:
-        await outbox.relay([Submission(submission(relayed, "elsewhere"))])
+        await hand_over(outbox, Submission(submission(relayed, "elsewhere")))
 
-    with outbox.coming, outbox.coming:
-        waiting = asyncio.ensure_future(outbox.relay([Submission(submission(relayed, "here"))]))
-        await asyncio.to_thread(asyncio.run, send())
-        assert sent == [1]
-        assert not waiting.done()
-    await waiting
+    await hand_over(outbox, Submission(submission(relayed, "here")))
+    await until(lambda: sent == [1])
+    await hand_over(outbox, Submission(submission(relayed, "here")))
+    await asyncio.to_thread(asyncio.run, send())
     assert sent == [1, 1]
     await outbox.drain()
+    assert sent == [1, 1, 1]
 
 
 async def test_a_scheduler_that_hangs_keeps_no_other_waiting(
@@ -366,7 +323,7 @@ async def test_a_scheduler_that_hangs_keeps_no_other_waiting(
         hanging.submit = submit  # type: ignore[method-assign]
         outbox = Outbox(async_sessionmaker(engine))
         first, second = submission(relayed, 1), submission(relayed, 2)
-        await outbox.relay([Submission(first, hanging), Submission(second)])
+        await hand_over(outbox, Submission(first, hanging), Submission(second))
         assert [task.id for task in await scheduler.get_tasks()] == [second.id]
         go_on.set()
         await outbox.drain()
@@ -385,7 +342,7 @@ async def test_a_task_that_its_store_refuses_takes_no_other_along(
 
     scheduler.submit = submit  # type: ignore[method-assign]
     outbox = Outbox(async_sessionmaker(engine))
-    await outbox.relay([Submission(refused), Submission(taken)])
+    await hand_over(outbox, Submission(refused), Submission(taken))
     assert [task.id for task in await scheduler.get_tasks()] == [taken.id]
     await outbox.drain()
 
@@ -408,12 +365,12 @@ async def test_a_store_that_takes_nothing_is_asked_once_and_then_one_sweep_is_en
     assert await outbox.sweep(real) == 0
     tasks = await write_three(outbox)
     scheduler.submit = submit  # type: ignore[method-assign]
-    await outbox.relay([Submission(task) for task in tasks])
+    await hand_over(outbox, *map(Submission, tasks))
     for _ in range(2):
         with pytest.raises(type(error)):
             await outbox.sweep(submit)
     assert asked == [3, 3, 3]
-    await outbox.relay([Submission(task) for task in await write_three(outbox)])
+    await hand_over(outbox, *map(Submission, await write_three(outbox)))
     await outbox.drain()
     assert await outbox.sweep(real) == 6
     assert len(await scheduler.get_tasks()) == 6

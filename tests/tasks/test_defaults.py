@@ -116,6 +116,9 @@ class Outbox:
         self.swept.set()
         return len(rows)
 
+    async def delivered(self) -> bool:
+        return False
+
     async def drain(self) -> None:
         self.drained = True
 

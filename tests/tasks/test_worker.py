@@ -557,6 +557,9 @@ async def test_workers_relay_what_outboxes_still_hold(kv: KV) -> None:
             await submit(rows)
             return len(rows)
 
+        async def delivered(self) -> bool:
+            return False
+
         async def drain(self) -> None:
             self.drained = True
 
