@@ -37,7 +37,7 @@ from concave_sqlalchemy.outbox_sql import (
     named,
 )
 from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
-from concave_sqlalchemy.relay import PATIENCE, Relay, Submission, submit_all
+from concave_sqlalchemy.relay import Relay, Submission, submit_all
 from concave_sqlalchemy.tables import database_time, explained, has_table, outbox_table
 from concave_sqlalchemy.transactions import AnySession, Sessions, Transactions
 
@@ -158,12 +158,11 @@ class Outbox:
         if not submissions:
             return None
         relay = self._relay
-        is_first = relay.is_first()
         relay.send(submissions)
         if self.transactions.is_borrowed:
             return self.drain()  # whoever lent the connection goes on to use it
         # A loop may end with the one request that it was made for, as those of test clients do.
-        return relay.delivered() if is_first else None
+        return relay.delivered() if relay.is_young else None
 
     def relay_written(self, ids: Sequence[str]) -> None:
         """Hand over, in the background, those of these rows that have been committed; from any thread.
@@ -208,17 +207,24 @@ class Outbox:
         decoded = await self._decoded([row for row in rows if row.destination in schedulers])
         self._relay.send([Submission(task, schedulers[row.destination]) for row, task in decoded])
 
-    async def delivered(self) -> bool:
-        """Wait until what is on its way has arrived, no longer than half a second; whether there was any. From any event loop."""
+    async def delivered(self, destination: str) -> bool:
+        """Wait until what is on its way to a store has arrived, no longer than half a second; whether there may have been any.
+
+        From any event loop: others are asked in theirs.
+        """
         here = asyncio.get_running_loop()
-        ways = [(loop, relay) for loop, relay in list(self._relays.items()) if not relay.is_idle]
-        for loop, relay in ways:
-            if loop is here:
-                await relay.delivered()
-            elif loop.is_running():
-                elsewhere = asyncio.run_coroutine_threadsafe(relay.delivered(), loop)
-                await asyncio.wait([asyncio.wrap_future(elsewhere)], timeout=PATIENCE)
-        return bool(ways)
+        relays = [
+            (loop, relay)
+            for loop, relay in list(self._relays.items())
+            if not relay.is_idle and (loop is here or loop.is_running())
+        ]
+        await asyncio.gather(
+            *(
+                relay.delivered(destination) if loop is here else relay.delivered_elsewhere(destination)
+                for loop, relay in relays
+            )
+        )
+        return bool(relays)
 
     async def drain(self) -> None:
         """Wait until rows that have been relayed are deleted."""

@@ -52,7 +52,6 @@ def encode(task: NewTask) -> str:
     )
 
 
-@lru_cache(maxsize=256)
 def around(form: TaskForm) -> tuple[str, str]:
     """What the payloads of a form's tasks have in common: before the row, after the id and its quotes, and after the row."""
     before, after = (as_text(part.decode())[1:-1] for part in (form.before, form.after))

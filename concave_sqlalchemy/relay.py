@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from concave.errors import (
@@ -35,7 +38,10 @@ ENOUGH = 32
 """Submissions that wait for no more: to share with more of them saves nothing to speak of."""
 
 MOST = 10_000
-"""Submissions on their way. Beyond so many they wait in the outbox: a store that hangs isn't to fill the memory of a web process."""
+"""Tasks on their way to one store. Beyond so many they wait in the outbox: a store that hangs isn't to fill a web process's memory."""
+
+YOUNG = 0.3
+"""Seconds for which an event loop's writes are waited for, from the first on: it may have been made for one request, and end with it."""
 
 
 class Submission(NamedTuple):
@@ -69,50 +75,87 @@ class Relay:
     def __init__(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         self.relayed = Relayed(delete, self.spawn)
         self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._sent_at = -MOMENT
         """When something was sent last, by the loop's clock."""
-        self._gathered: list[Submission] = []
+        self._gathered: dict[TaskScheduler | None, list[NewTask]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._under_way = 0
-        """Submissions that are gathered or being sent."""
-        self._is_first = True
-        self._sending: set[asyncio.Task[None]] = set()
+        self._under_way: Counter[TaskScheduler | None] = Counter()
+        """Tasks that are gathered or being sent."""
+        self._sending: dict[asyncio.Task[None], TaskScheduler | None] = {}
+        """To where; None where that isn't known yet, or nowhere."""
+        self._full: set[TaskScheduler | None] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._troubled = False
         self._left_some = False
 
     def send(self, submissions: Sequence[Submission]) -> None:
-        """Send what has been committed, in the background."""
-        if self._under_way > MOST:
-            self._trouble("the store is slow to take them: tasks wait in the outbox")
-            return
-        self._under_way += len(submissions)
-        self._gathered += submissions
-        if len(self._gathered) >= ENOUGH:
+        """Send what has been committed, in the background. The default scheduler is the one of this moment."""
+        default = _default_scheduler()
+        for task, given in submissions:
+            scheduler = given or default
+            if self._under_way[scheduler] >= MOST:
+                self._leave(scheduler)
+                continue
+            self._under_way[scheduler] += 1
+            self._gathered.setdefault(scheduler, []).append(task)
+        if any(len(tasks) >= ENOUGH for tasks in self._gathered.values()):
             self._send_gathered()
-        elif self._timer is None:
+        elif self._gathered and self._timer is None:
             moment = self._sent_at + MOMENT - self._loop.time()
             if moment <= 0:
                 self._send_gathered()
             else:
                 self._timer = self._loop.call_later(moment, self._send_gathered)
 
-    def is_first(self) -> bool:
-        """Whether nobody has asked before."""
-        is_first, self._is_first = self._is_first, False
-        return is_first
+    def _leave(self, scheduler: TaskScheduler | None) -> None:
+        # Once, until what is on its way has arrived.
+        if scheduler not in self._full:
+            log.warning("a store is slow to take tasks: more of them wait in the outbox")
+        self._full.add(scheduler)
+        self._left_some = True
+
+    @property
+    def is_young(self) -> bool:
+        """Whether its loop may be one that ends with the request that it was made for."""
+        return self._loop.time() < self._began + YOUNG
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is on its way. True from any thread."""
-        return not (self._gathered or self._sending)
+        return not (self._under_way or self._sending)
 
-    async def delivered(self) -> None:
-        """Wait until what is on its way by now has arrived; no longer than the patience with a store lasts."""
-        for _ in range(2):  # what a session has written is read first, and sent then
-            self._send_gathered()
-            if self._sending:
-                await asyncio.wait(self._sending, timeout=PATIENCE)
+    async def delivered(self, destination: str | None = None) -> None:
+        """Wait until what is on its way to a store by now, or to any, has arrived; no longer than the patience with a store lasts."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                for _ in range(2):  # what a session has written is read first, and sent then
+                    self._send_gathered()
+                    if sending := self._sending_to(destination):
+                        await asyncio.wait(sending)
+
+    async def delivered_elsewhere(self, destination: str) -> None:
+        """The same for who is in another event loop than its own."""
+        told, here = asyncio.Event(), asyncio.get_running_loop()
+
+        def tell(_: object) -> None:
+            with suppress(RuntimeError):  # whoever asked has ended
+                here.call_soon_threadsafe(told.set)
+
+        def ask() -> None:
+            self.spawn(self.delivered(destination)).add_done_callback(tell)
+
+        with suppress(RuntimeError, TimeoutError):  # it has ended, or ends
+            self._loop.call_soon_threadsafe(ask)
+            async with asyncio.timeout(PATIENCE):
+                await told.wait()
+
+    def _sending_to(self, destination: str | None) -> list[asyncio.Task[None]]:
+        return [
+            task
+            for task, scheduler in self._sending.items()
+            if destination is None or scheduler is None or scheduler.destination == destination
+        ]
 
     async def drain(self) -> None:
         """Wait for what is under way."""
@@ -135,25 +178,26 @@ class Relay:
         if not self._gathered:
             return
         self._sent_at = self._loop.time()
-        gathered, self._gathered = self._gathered, list[Submission]()
+        gathered, self._gathered = self._gathered, {}
         # Each on its own: where one store keeps them waiting, tasks for another don't.
-        for scheduler in dict.fromkeys(scheduler for _, scheduler in gathered):
-            self.spawn_sending(
-                self._send_all(scheduler, [task for task, given in gathered if given is scheduler])
-            )
+        for scheduler, tasks in gathered.items():
+            sending = self.spawn_sending(self._send_to(scheduler, tasks), scheduler)
+            sending.add_done_callback(partial(self._sent, scheduler, len(tasks)))
 
-    async def _send_all(self, scheduler: TaskScheduler | None, tasks: Sequence[NewTask]) -> None:
-        try:
-            await self._send_to(scheduler, tasks)
-        finally:
-            self._under_way -= len(tasks)
+    def _sent(self, scheduler: TaskScheduler | None, count: int, sending: asyncio.Task[None]) -> None:
+        # Not by the task itself: one that is cancelled may never have begun.
+        self._left_some |= sending.cancelled()
+        self._under_way[scheduler] -= count
+        if not self._under_way[scheduler]:
+            del self._under_way[scheduler]
+            self._full.discard(scheduler)
 
-    async def _send_to(self, given: TaskScheduler | None, tasks: Sequence[NewTask]) -> None:
-        try:
-            sent = await submit_all((given or get_task_scheduler()).submit, tasks)
-        except TasksNotInitializedError:
+    async def _send_to(self, scheduler: TaskScheduler | None, tasks: Sequence[NewTask]) -> None:
+        if scheduler is None:
             self._trouble("no scheduler in this process: tasks wait in the outbox for a process that has one")
             return
+        try:
+            sent = await submit_all(scheduler.submit, tasks)
         except ConcaveError as error:
             self._trouble(f"tasks wait in the outbox: {error}")
             return
@@ -175,11 +219,21 @@ class Relay:
         task.add_done_callback(self._background.discard)
         return task
 
-    def spawn_sending(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn_sending(
+        self, coroutine: Coroutine[Any, Any, None], scheduler: TaskScheduler | None = None
+    ) -> asyncio.Task[None]:
         """The same for what has tasks to send: `delivered` waits for it, too."""
         task = self.spawn(coroutine)
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._sending[task] = scheduler
+        task.add_done_callback(self._sending.pop)
+        return task
+
+
+def _default_scheduler() -> TaskScheduler | None:
+    try:
+        return get_task_scheduler()
+    except TasksNotInitializedError:
+        return None
 
 
 async def submit_all(submit: Submit, tasks: Sequence[NewTask]) -> list[str]:

@@ -140,7 +140,7 @@ async def test_what_outboxes_still_hold_is_relayed_by_a_process_without_workers_
             self.swept.set()
             return len(rows)
 
-        async def delivered(self) -> bool:
+        async def delivered(self, destination: str) -> bool:
             return False
 
         async def drain(self) -> None:
@@ -150,7 +150,7 @@ async def test_what_outboxes_still_hold_is_relayed_by_a_process_without_workers_
         async def sweep(self, submit: Submit) -> int:
             raise OSError("the database is away")
 
-        async def delivered(self) -> bool:
+        async def delivered(self, destination: str) -> bool:
             return False
 
         async def drain(self) -> None:

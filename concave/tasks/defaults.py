@@ -15,11 +15,11 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from concave.errors import TasksNotInitializedError
 from concave.tasks.registry import TaskRegistry
+from concave.tasks.scheduler import TaskScheduler
 
 if TYPE_CHECKING:
     from concave.kv import KV
     from concave.tasks.outbox import Outbox
-    from concave.tasks.scheduler import TaskScheduler
 
 __all__ = [
     "Defaults",
@@ -66,9 +66,6 @@ _on_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakSet[Occupied]] = Wea
 
 def initialize_tasks(kv: KV) -> TaskScheduler:
     """Make a scheduler on `kv` and a fresh registry the process-wide default; a second call replaces the first."""
-    # Schedulers look here for what outboxes are sending.
-    from concave.tasks.scheduler import TaskScheduler
-
     defaults = Defaults(TaskScheduler(kv), TaskRegistry())
     _stack[:] = [defaults]
     return defaults.scheduler
@@ -104,11 +101,11 @@ def announced_outboxes() -> list[Outbox]:
     return list(_outboxes)
 
 
-async def delivered() -> bool:
-    """Wait until the tasks that outboxes of this process are sending have reached their store, for a moment at most; whether there
-    were any.
+async def delivered(destination: str) -> bool:
+    """Wait until the tasks that outboxes of this process are sending to a store have reached it, for a moment at most; whether there
+    may have been any.
     """
-    return any([await outbox.delivered() for outbox in announced_outboxes()])
+    return any(await asyncio.gather(*(outbox.delivered(destination) for outbox in announced_outboxes())))
 
 
 def take_suspect_turn(worker: object, tell: Callable[[], object]) -> bool:

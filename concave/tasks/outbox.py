@@ -24,8 +24,10 @@ class Outbox(Protocol):
         """
         ...
 
-    async def delivered(self) -> bool:
-        """Wait until what is being relayed right now has reached its store, for a moment at most; whether there was any."""
+    async def delivered(self, destination: str) -> bool:
+        """Wait until what is being relayed to a store (`TaskScheduler.destination`) right now has reached it, for a moment at most;
+        whether there may have been any.
+        """
         ...
 
     async def drain(self) -> None:

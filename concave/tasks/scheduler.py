@@ -11,7 +11,6 @@ from concave.clock import seconds, to_micros
 from concave.errors import ConfigurationError
 from concave.kv.protocol import KV
 from concave.store.records import NewTask, Query, TaskRecord, TaskStatus
-from concave.tasks import defaults
 from concave.tasks.batching import Batcher, add_in_steps, in_batches
 from concave.tasks.dead_letter import DeadLetterQueue
 from concave.tasks.define import TaskDefinition
@@ -40,8 +39,8 @@ class TaskScheduler:
     """Adds tasks to a store and looks after them. A task need not be registered to be enqueued.
 
     Every method raises `StoreError` where the store can't do what it was asked; `enqueue` and `schedule` return
-    only once the store has the task. Those that look for tasks find what the writes of this process have triggered, also where that
-    is yet on its way from an outbox: they wait for it, half a second at most.
+    only once the store has the task. Those that look for tasks find those that the writes of this process have triggered, also where
+    they are yet on their way from an outbox: they wait for them, half a second at most.
     """
 
     def __init__(self, kv: KV) -> None:
@@ -53,6 +52,12 @@ class TaskScheduler:
     def destination(self) -> str:
         """Which store it adds to, the same in every process: where that is, and the prefix there. No password."""
         return f"{self._kv.description} {self._kv.prefix}"
+
+    async def _delivered(self) -> bool:
+        # Not at the top: it makes schedulers.
+        from concave.tasks.defaults import delivered
+
+        return await delivered(self.destination)
 
     async def enqueue(
         self,
@@ -183,7 +188,7 @@ class TaskScheduler:
         With ``running=True`` a task that runs is told to stop at once: an ``async`` handler is cancelled, a ``def``
         handler sees its signal. True then means that it was told; whatever it returns in time still counts.
         """
-        await defaults.delivered()
+        await self._delivered()
         store = self._kv.store
         if await store.cancel(task_id):
             return True
@@ -193,7 +198,7 @@ class TaskScheduler:
     async def get_task(self, task_id: str) -> Task | None:
         """A task, or None where it never was or its record has expired."""
         record = await self._kv.store.get(task_id)
-        if record is None and await defaults.delivered():
+        if record is None and await self._delivered():
             record = await self._kv.store.get(task_id)
         return None if record is None else Task.from_record(record)
 
@@ -218,7 +223,7 @@ class TaskScheduler:
         statuses, names = _statuses(status), _several(name)
         if (status is not None and not statuses) or (name is not None and not names):
             return []
-        await defaults.delivered()
+        await self._delivered()
         query = Query(
             statuses=statuses,
             names=names,
@@ -231,7 +236,7 @@ class TaskScheduler:
 
     async def get_queue_depth(self) -> int:
         """How many tasks wait: pending, scheduled, and failed ones before their retry."""
-        await defaults.delivered()
+        await self._delivered()
         return await self._kv.store.depth()
 
     async def wait(self, task_id: str, *, timeout: Duration | None = None) -> Task | None:

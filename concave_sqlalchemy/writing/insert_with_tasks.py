@@ -78,6 +78,8 @@ class InsertWithTasks:
         self._does = None not in self._writers.values()
         # Which columns are given is the client's to say: as many statements as there are ways to say it would be too many.
         self._statement = lru_cache(maxsize=64)(self._built)
+        # As long as this lives, and not longer: a form holds a scheduler.
+        self._around = lru_cache(maxsize=256)(around)
 
     def does_for(self, session: Session) -> bool:
         """Whether rows of this session's can be inserted so: not where it is one of its owner's own, who may look at its statements."""
@@ -97,7 +99,7 @@ class InsertWithTasks:
         """Insert a row, by column, and outbox rows that tell of it; the row's values, and what was told."""
         parameters = dict(values)
         for at, (form, task_id, destination) in enumerate(tasks):
-            before, after = around(form)
+            before, after = self._around(form)
             # As it is: ids have nothing in them that JSON writes otherwise.
             given = (task_id, f'{{"id":"{task_id}"{before}', after, destination)
             parameters |= zip(_names(at), given, strict=True)

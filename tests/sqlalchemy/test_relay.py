@@ -76,9 +76,9 @@ async def hand_over(outbox: Outbox, *submissions: Submission) -> None:
 
 
 async def later_one(engine: AsyncEngine) -> Outbox:
-    """An outbox whose first write is over: that one is waited for."""
+    """An outbox of an event loop that isn't young any more, so that none of its writes is waited for."""
     outbox = Outbox.of(async_sessionmaker(engine))
-    assert outbox._relay.is_first()
+    outbox._relay._began -= 1e6
     return outbox
 
 
@@ -143,9 +143,8 @@ async def test_no_client_waits_for_the_store_and_who_looks_there_does(
     monkeypatch.setattr(relay, "PATIENCE", FOREVER)
     others = ResourceHooks(on_after_create=lambda ctx, row: None, uses_session=False)
     hooks = compose_hooks(HOOKS, others) if waits else HOOKS
+    outbox, hung = await later_one(engine), Hung(scheduler)
     async with client_of(things, engine, hooks=hooks) as client:
-        assert (await client.post("", json={"name": "first"})).status_code == 201
-        hung = Hung(scheduler)
         assert (await client.post("", json={"name": "a"})).status_code == 201
         await hung.asked.wait()
         looks: list[Callable[[], Coroutine[Any, Any, Any]]] = [scheduler.get_tasks, scheduler.get_queue_depth]
@@ -154,7 +153,8 @@ async def test_no_client_waits_for_the_store_and_who_looks_there_does(
         assert not any(each.done() for each in looking)
         hung.answers.set()
         listed, depth = await asyncio.gather(*looking)
-    assert (len(listed), depth) == (2, 2)
+    assert (len(listed), depth) == (1, 1)
+    await outbox.drain()
 
 
 async def test_who_looks_for_a_task_that_is_on_its_way_finds_it(
@@ -189,28 +189,51 @@ async def test_who_looks_from_another_event_loop_waits_for_it_too(
     """A test that has its app in a thread, say."""
     monkeypatch.setattr(relay, "PATIENCE", FOREVER)
     outbox, hung = await later_one(engine), Hung(scheduler)
-    waits, real = asyncio.Event(), Relay.delivered
-
-    async def noted(self: Relay) -> None:
-        waits.set()
-        await real(self)
-
-    monkeypatch.setattr(Relay, "delivered", noted)
     await hand_over(outbox, Submission(submission(relayed, 1)))
-    looking = asyncio.create_task(asyncio.to_thread(asyncio.run, delivered()))
-    await waits.wait()
-    await hung.asked.wait()
-    assert not looking.done()
-    hung.answers.set()
-    assert await looking
-    assert not await asyncio.to_thread(asyncio.run, delivered())
+    here = asyncio.get_running_loop()
+
+    async def look() -> tuple[bool, bool]:
+        looking = asyncio.create_task(delivered(scheduler.destination))
+        for _ in range(100):  # by then one that waits for nobody has ended
+            await asyncio.sleep(0)
+        waits = not looking.done()
+        here.call_soon_threadsafe(hung.answers.set)
+        return waits, await looking
+
+    assert await asyncio.to_thread(asyncio.run, look()) == (True, True)
+    assert len(await scheduler.get_tasks()) == 1
+    assert await asyncio.to_thread(asyncio.run, delivered(scheduler.destination)) is False
     await outbox.drain()
+
+
+async def test_nobody_waits_for_a_loop_that_has_ended(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = await later_one(engine)
+
+    async def begin() -> Relay:
+        outbox._relay._sent_at += FOREVER  # so that it waits for others
+        await hand_over(outbox, Submission(submission(relayed, 1)))
+        return outbox._relay
+
+    def run() -> Relay:
+        loop = asyncio.new_event_loop()
+        ended = loop.run_until_complete(begin())
+        loop.close()
+        return ended
+
+    monkeypatch.setattr(relay, "YOUNG", 0)
+    ended = await asyncio.to_thread(run)
+    assert not ended.is_idle
+    assert await delivered(scheduler.destination) is False
+    await ended.delivered_elsewhere(scheduler.destination)  # it may end between the two
 
 
 async def test_a_store_that_hangs_keeps_nobody_longer_than_his_patience(
     engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "PATIENCE", 0)
+    monkeypatch.setattr(relay, "YOUNG", FOREVER)
     hung = Hung(scheduler)
     async with client_of(things, engine, hooks=HOOKS) as client:
         for _ in range(2):
@@ -221,7 +244,49 @@ async def test_a_store_that_hangs_keeps_nobody_longer_than_his_patience(
     assert len(await scheduler.get_tasks()) == 2
 
 
-async def test_what_is_first_on_its_event_loop_is_waited_for(
+async def test_a_store_that_hangs_keeps_nobody_who_looks_into_another(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "PATIENCE", FOREVER)
+    async with MemoryKV(prefix="other") as kv:
+        outbox, other = await later_one(engine), TaskScheduler(kv)
+        hung = Hung(other)
+        await hand_over(outbox, Submission(submission(relayed, 1), other))
+        await hand_over(outbox, Submission(submission(relayed, 2)))
+        assert len(await scheduler.get_tasks()) == 1
+        hung.answers.set()
+        assert len(await other.get_tasks()) == 1
+        await outbox.drain()
+
+
+async def test_what_is_committed_goes_to_the_scheduler_of_that_moment(
+    engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "MOMENT", FOREVER)
+    outbox = await later_one(engine)
+    for number in range(2):
+        await hand_over(outbox, Submission(submission(relayed, number)))
+    async with MemoryKV() as kv:
+        later = initialize_tasks(kv)
+        await outbox.drain()
+        assert (len(await scheduler.get_tasks()), await later.get_tasks()) == (2, [])
+
+
+async def test_one_that_is_cancelled_on_its_way_is_swept_up(
+    engine: AsyncEngine, scheduler: TaskScheduler
+) -> None:
+    outbox = await later_one(engine)
+    real = scheduler.submit
+    assert await outbox.sweep(real) == 0
+    await hand_over(outbox, *map(Submission, await write_three(outbox)))
+    for sending in list(outbox._relay._sending):
+        sending.cancel()
+    await outbox.drain()
+    assert outbox._relay.is_idle
+    assert await outbox.sweep(real) == 3
+
+
+async def test_what_is_written_in_a_young_event_loop_is_waited_for(
     engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A test client may have an event loop for each request, which ends with it."""
@@ -238,24 +303,30 @@ async def test_what_is_first_on_its_event_loop_is_waited_for(
         things, session=async_sessionmaker(create_async_engine(engine.url, poolclass=NullPool)), hooks=HOOKS
     )
 
-    async def post() -> int:
+    async def post_twice() -> list[int]:
         async with client_for(resource) as client:
-            return (await client.post("", json={"name": "a"})).status_code
+            return [(await client.post("", json={"name": name})).status_code for name in "ab"]
 
-    for count in (1, 2):
-        assert await asyncio.to_thread(asyncio.run, post()) == 201
+    monkeypatch.setattr(relay, "YOUNG", FOREVER)
+    for count in (2, 4):
+        assert await asyncio.to_thread(asyncio.run, post_twice()) == [201, 201]
         assert len(await scheduler.get_tasks()) == count
 
 
 async def test_a_store_that_hangs_fills_no_memory(
     engine: AsyncEngine, scheduler: TaskScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "MOST", 2)
+    monkeypatch.setattr(relay, "MOST", 3)
     outbox, hung = await later_one(engine), Hung(scheduler)
     assert await outbox.sweep(hung.real) == 0
     sent, left = [await write_three(outbox) for _ in range(2)]
-    for tasks in (sent, left):
-        await hand_over(outbox, *map(Submission, tasks))
+    async with MemoryKV(prefix="other") as kv:
+        other = TaskScheduler(kv)
+        for tasks in (sent, left):
+            await hand_over(outbox, *map(Submission, tasks))
+        # It keeps none from another store.
+        await hand_over(outbox, Submission(submission(relayed, "other"), other))
+        assert len(await other.get_tasks()) == 1
     hung.answers.set()
     await outbox.drain()
     assert {task.id for task in await scheduler.get_tasks()} == {task.id for task in sent}

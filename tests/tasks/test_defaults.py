@@ -116,7 +116,7 @@ class Outbox:
         self.swept.set()
         return len(rows)
 
-    async def delivered(self) -> bool:
+    async def delivered(self, destination: str) -> bool:
         return False
 
     async def drain(self) -> None:

@@ -557,7 +557,7 @@ async def test_workers_relay_what_outboxes_still_hold(kv: KV) -> None:
             await submit(rows)
             return len(rows)
 
-        async def delivered(self) -> bool:
+        async def delivered(self, destination: str) -> bool:
             return False
 
         async def drain(self) -> None:
