@@ -117,8 +117,8 @@ class Relay:
 
     @property
     def is_young(self) -> bool:
-        """Whether its loop may be one that ends with the request that it was made for."""
-        return self._loop.time() < self._began + YOUNG
+        """Whether its loop may be one that ends with the request that it was made for. In an outage only the first waits for that."""
+        return not self._troubled and self._loop.time() < self._began + YOUNG
 
     @property
     def is_idle(self) -> bool:
