@@ -36,7 +36,7 @@ from concave_sqlalchemy.outbox_sql import (
     insert_rows,
     named,
 )
-from concave_sqlalchemy.payload import MalformedError, NewerError, decode, encode, numbered
+from concave_sqlalchemy.payload import MalformedError, NewerError, aged, decode, encode, numbered
 from concave_sqlalchemy.relay import Relay, Submission, submit_all
 from concave_sqlalchemy.tables import database_time, explained, has_table, outbox_table
 from concave_sqlalchemy.transactions import AnySession, Sessions, Transactions
@@ -339,7 +339,7 @@ class Outbox:
         tasks: list[tuple[Any, NewTask]] = []
         for row in rows:
             try:
-                tasks.append((row, _aged(decode(row.id, row.payload, row.sequence), row.age)))
+                tasks.append((row, aged(decode(row.id, row.payload, row.sequence), row.age)))
             except NewerError as error:
                 log.debug("outbox row %s waits: %s", row.id, error)
             except MalformedError as error:
@@ -366,13 +366,3 @@ class Outbox:
         self._deletes_along = await self.transactions.write(delete, begins_with_write=True)
         if armed:
             await reach("outbox.deleted")
-
-
-def _aged(task: NewTask, age: float) -> NewTask:
-    """A delay counts from when the row was written, however late it is relayed."""
-    waited = round(max(0.0, age) * 1_000_000)
-    debounce = task.debounce
-    if debounce is not None and debounce.sequence is not None:
-        bound = None if debounce.max_wait is None else max(0, debounce.max_wait - waited)
-        debounce = debounce._replace(window=max(0, debounce.window - waited), max_wait=bound)
-    return task._replace(delay=max(0, task.delay - waited), debounce=debounce)

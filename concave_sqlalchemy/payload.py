@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 from concave.hooks import TaskForm
 from concave.store.records import Debounce, NewTask, Retention
 
-__all__ = ["MalformedError", "NewerError", "around", "as_text", "decode", "encode", "numbered"]
+__all__ = ["MalformedError", "NewerError", "aged", "around", "as_text", "decode", "encode", "numbered"]
 
 VERSION = 1
 
@@ -53,7 +53,7 @@ def encode(task: NewTask) -> str:
 
 
 def around(form: TaskForm) -> tuple[str, str]:
-    """What the payloads of a form's tasks have in common: before the row, after the id and its quotes, and after the row."""
+    """What the payloads of a form's tasks have in common: between the id, which comes first, and the row; and from the row on."""
     before, after = (as_text(part.decode())[1:-1] for part in (form.before, form.after))
     return f',"input":"{before}', f'{after}",{_rest_of(form.task[1:2] + form.task[3:])}}}'
 
@@ -98,6 +98,16 @@ def numbered(new: NewTask, sequence: int) -> NewTask:
     if new.debounce is None or new.debounce.sequence is None:
         return new
     return new._replace(debounce=new.debounce._replace(sequence=sequence))
+
+
+def aged(task: NewTask, age: float) -> NewTask:
+    """The submission of a row that is so many seconds old: a delay counts from when it was written, however late it is relayed."""
+    waited = round(max(0.0, age) * 1_000_000)
+    debounce = task.debounce
+    if debounce is not None and debounce.sequence is not None:
+        bound = None if debounce.max_wait is None else max(0, debounce.max_wait - waited)
+        debounce = debounce._replace(window=max(0, debounce.window - waited), max_wait=bound)
+    return task._replace(delay=max(0, task.delay - waited), debounce=debounce)
 
 
 def _version_of(payload: str) -> int:

@@ -169,6 +169,16 @@ async def inputs(engine: AsyncEngine, scheduler: TaskScheduler) -> list[Any]:
     return [task.input for task in reversed(await scheduler.get_tasks())][1:]
 
 
+async def before_insert(engine: AsyncEngine, body: str) -> None:
+    """Have the database do this to each row of things, before it inserts it."""
+    function = f"RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$"
+    async with engine.begin() as connection:
+        await connection.execute(text(f"CREATE FUNCTION looked_at() {function}"))
+        await connection.execute(
+            text("CREATE TRIGGER looks BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION looked_at()")
+        )
+
+
 def of_tables(statements: Sequence[str]) -> list[str]:
     return [each for each in statements if "INSERT" in each]
 
@@ -261,16 +271,7 @@ async def test_who_relays_them_has_them_as_they_were_written(
 async def test_what_the_database_makes_of_a_row_is_told(
     engine: AsyncEngine, scheduler: TaskScheduler, statements: list[str]
 ) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(
-            text(
-                "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS"
-                " $$ BEGIN NEW.name = upper(NEW.name); RETURN NEW; END $$"
-            )
-        )
-        await connection.execute(
-            text("CREATE TRIGGER shout BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION shout()")
-        )
+    await before_insert(engine, "NEW.name = upper(NEW.name);")
     async with client(engine) as given:
         await tell_first(given)
         statements.clear()
@@ -283,16 +284,7 @@ async def test_what_the_database_makes_of_a_row_is_told(
 async def test_a_row_that_a_trigger_of_the_database_drops_has_no_task_and_stops_nothing(
     engine: AsyncEngine, scheduler: TaskScheduler, statements: list[str]
 ) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(
-            text(
-                "CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS"
-                " $$ BEGIN IF NEW.name = 'dropped' THEN RETURN NULL; END IF; RETURN NEW; END $$"
-            )
-        )
-        await connection.execute(
-            text("CREATE TRIGGER drop_it BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION drop_it()")
-        )
+    await before_insert(engine, "IF NEW.name = 'dropped' THEN RETURN NULL; END IF;")
     async with client(engine) as given:
         await tell_first(given)
         assert (await given.post("", json={"id": 1, "name": "dropped"})).status_code == 404
