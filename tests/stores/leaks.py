@@ -19,6 +19,8 @@ from concave.store.redis.reading import MalformedRecordError, _values, read_reco
 
 Scores = dict[str, dict[str, float]]
 
+SPACER = " " * 65
+"""What stands beside what runs, as `lua/lib/leasing.lua` has it."""
 SPAN = 1_000_000
 """Microseconds within which tasks of a block were created, as `lua/lib/blocks.lua` has it."""
 
@@ -157,7 +159,7 @@ class Namespace:
         found = _differences("runs", running, self._running())
         found += _differences("names by lease", self.zsets.get("ldue", {}), leases)
         for name, members in leases.items():
-            if self.zsets.get("ldue", {}).get(name, 0) > min(members.values()):
+            if members and self.zsets.get("ldue", {}).get(name, 0) > min(members.values()):
                 found.append(f"a lease of {name} runs out before its time in the index")
         for kind in ("abort", "prog"):
             found += [
@@ -230,7 +232,20 @@ async def _read(client: Any, prefix: str) -> Namespace:
         if ttl == -1:
             namespace.lasting.add(name)
         await _read_key(client, namespace, key, name, type_.decode())
+    _take_out_spacers(namespace)
     return namespace
+
+
+def _take_out_spacers(namespace: Namespace) -> None:
+    kept: list[tuple[str, dict[str, Any]]] = [
+        (name, members) for name, members in namespace.zsets.items() if name.startswith("l:")
+    ]
+    kept += [("run", members) for name, members in namespace.hashes.items() if name == "run"]
+    for name, members in kept:
+        if members.pop(SPACER, None) is None:
+            namespace.other.append(f"{name}, without its spacer")
+        elif not members:
+            namespace.other.append(f"{name}, with nothing but a spacer")
 
 
 async def _read_key(client: Any, namespace: Namespace, key: bytes, name: str, type_: str) -> None:

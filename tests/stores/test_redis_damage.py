@@ -297,6 +297,18 @@ async def test_records_that_are_gone_leave_nothing_to_run(
     assert ids_of(await take(store)) == ids[4:]
 
 
+async def test_what_is_gone_among_others_keeps_none_of_them(redis_kv: RedisKV, redis: Redis) -> None:
+    store = redis_kv.store
+    ids = await store.add(new_tasks(5))
+    await redis.delete(f"{{{redis_kv.prefix}}}:t:{ids[2]}")
+    leases = await take(store, limit=5)
+    assert ids_of(leases) == [ids[0], ids[1], ids[3], ids[4]]
+    await redis.delete(f"{{{redis_kv.prefix}}}:t:{ids[3]}")
+    await complete_all(store, leases, Complete(b"1"))
+    completed: Any = await redis.zrange(f"{{{redis_kv.prefix}}}:x:c:{leases[0].task.name}", 0, -1)
+    assert [task_id.decode() for task_id in completed] == [ids[0], ids[1], ids[4]]
+
+
 async def test_a_key_whose_holder_is_gone_is_free(
     redis_kv: RedisKV, redis: Redis, harm: Harm, clock: FakeClock
 ) -> None:

@@ -30,6 +30,8 @@ def load_script(name: str) -> Script:
     folder = files("concave.store.redis") / "lua"
     verb = (folder / f"{name}.lua").read_text(encoding="utf-8")
     used = verb.partition("\n")[0].removeprefix(DIRECTIVE).split()
-    libraries = [(folder / "lib" / f"{library}.lua").read_text(encoding="utf-8") for library in used]
-    source = "\n".join([CONSTANTS, *libraries, verb])
+    base, *libraries = [(folder / "lib" / f"{library}.lua").read_text(encoding="utf-8") for library in used]
+    # What nearly all functions use is outside of the one that holds them: else each function that is made, at each call, looks for
+    # it among all the others.
+    source = "\n".join([CONSTANTS, base, "return (function()", *libraries, verb, "end)()"])
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

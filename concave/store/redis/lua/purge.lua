@@ -3,7 +3,7 @@
 
 drop_all_expired()
 local before = '(' .. string.format('%.0f', now - tonumber(ARGV[2]))
-local ids = call('ZRANGEBYSCORE', P .. 'dead', '-inf', before, 'LIMIT', 0, 1000)
+local ids = call('ZRANGEBYSCORE', P .. 'dead', '-inf', before, 'LIMIT', '0', '1000')
 local purged = 0
 for _, id in ipairs(ids) do
   local record = call('GET', P .. 't:' .. id)

@@ -1,4 +1,4 @@
---! use base record waiting blocks ending leasing standing claiming
+--! use base record columns waiting blocks ending leasing standing claiming
 -- Take back the tasks whose leases ran out, some thousands at most; how many.
 
 local reaped = 0

@@ -1,4 +1,4 @@
---! use base record waiting blocks ending leasing standing claiming settling
+--! use base record columns waiting blocks ending leasing standing claiming settling
 -- Carry out decisions about leased tasks, then claim.
 -- ARGV[2]: msgpack of completions, in columns: [[name, kept, [id, …], [nonce, …], [creation, …], [packed result, …]], …],
 -- each a group of one name, kept for the same time and without keys of their users.
@@ -16,11 +16,11 @@
 local marks, names = {}, {}
 
 local groups = cmsgpack.unpack(ARGV[2])
-local stopped = stop_running(groups, marks)
-for g, group in ipairs(groups) do
+stop_running(groups, marks)
+for _, group in ipairs(groups) do
   names[group[1]] = true
-  if #stopped[g].ids > 0 then
-    complete_group(group, stopped[g].runs)
+  if #group[3] > 0 then
+    complete_group(group)
   end
 end
 

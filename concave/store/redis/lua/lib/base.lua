@@ -10,9 +10,10 @@
 --   a:<bucket>             zset    lanes of the bucket that aren't empty, by the time they were last served
 --   d:<lane>               zset    ids that are not due yet, by the time they are
 --   due                    zset    lanes of which d: isn't empty, by a time at or before their first
---   l:<name>               zset    ids that run, by the end of their lease; its size counts against max_concurrency
+--   l:<name>               zset    ids that run, by the end of their lease, and a spacer, see leasing.lua; how many they are
+--                                  counts against max_concurrency
 --   ldue                   zset    names of which l: isn't empty, by a time at or before their first
---   run                    hash    id -> nonce of the claim (16 bytes), msgpack [worker, started], padding
+--   run                    hash    id -> nonce of the claim (16 bytes), msgpack [worker, started]; and the spacer
 --   abort, prog            hash    id -> "1" for a run that is to stop; id -> progress
 --   x:<status>:<name>      zset    ids by creation: s scheduled, f failed, c completed, d dead, x cancelled
 --   x:b:<name>             zset    heads of blocks of completed tasks, by the creation of the newest of each:
@@ -62,7 +63,8 @@ local function go_through()
   call('DEL', P .. 'none')
 end
 
--- The driver writes a number as an argument with 17 digits, slowly: a time that goes into many commands is written once.
+-- Redis writes a number that is an argument with 17 digits, slowly: a time that goes into many commands is written once, and what is
+-- always the same is text.
 local function whole(number)
   return string.format('%.0f', number)
 end

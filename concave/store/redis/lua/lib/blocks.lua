@@ -7,16 +7,27 @@ local SPAN = 1000000
 -- Few tasks have an entry each: what is in blocks takes longer to count.
 local FEWEST, MOST = 4, 100
 
+-- The lowest and the highest of some times.
+local function bounds_of(times, first, last)
+  local lowest, highest = times[first], times[first]
+  for i = first + 1, last do
+    local time = times[i]
+    if time < lowest then
+      lowest = time
+    elseif time > highest then
+      highest = time
+    end
+  end
+  return lowest, highest
+end
+
 -- A block of the tasks from `first` to `last`: its head, its tasks, and the creation of the newest.
 local function block_of(ids, times, first, last, expires)
-  local newest, oldest = times[first], times[first]
-  for i = first + 1, last do
-    newest, oldest = math.max(newest, times[i]), math.min(oldest, times[i])
-  end
+  local oldest, newest = bounds_of(times, first, last)
   local tasks = {}
   for i = first, last do
-    tasks[#tasks + 1] = ids[i]
-    tasks[#tasks + 1] = newest - times[i]
+    local n = 2 * (i - first)
+    tasks[n + 1], tasks[n + 2] = ids[i], newest - times[i]
   end
   -- With an id, heads of the same moments differ.
   return pack(expires, last - first + 1, newest - oldest, ids[first]), pack(unpack(tasks)), newest
@@ -37,10 +48,7 @@ end
 -- Tasks in blocks and single ones. Of blocks, pairs of the newest creation and head, pairs of head and tasks, and the newest
 -- creations; of single tasks, pairs of creation and id, and the ids.
 local function blocks_of(ids, times, expires)
-  local oldest, newest = math.huge, 0
-  for _, created in ipairs(times) do
-    oldest, newest = math.min(oldest, created), math.max(newest, created)
-  end
+  local oldest, newest = bounds_of(times, 1, #times)
   if newest - oldest > SPAN then
     ids, times = in_order(ids, times)
   end

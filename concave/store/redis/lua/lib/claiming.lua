@@ -4,8 +4,8 @@
 local function crash(id, name)
   local run = call('HGET', P .. 'run', id)
   local aborted = call('HDEL', P .. 'abort', id) == 1
-  call('ZREM', P .. 'l:' .. name, id)
-  call('HDEL', P .. 'run', id)
+  leave_leases(name, {id})
+  leave_run({id})
   call('HDEL', P .. 'prog', id)
   local record = call('GET', P .. 't:' .. id)
   if not record then
@@ -38,9 +38,9 @@ end
 -- Take back up to `limit` tasks whose leases ran out, of 50 names at most; how many.
 local function reap(limit)
   local reaped = 0
-  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'ldue', '-inf', stamp, 'LIMIT', 0, 50)) do
+  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'ldue', '-inf', stamp, 'LIMIT', '0', '50')) do
     local l = P .. 'l:' .. name
-    for _, id in ipairs(call('ZRANGEBYSCORE', l, '-inf', stamp, 'LIMIT', 0, limit - reaped)) do
+    for _, id in ipairs(call('ZRANGEBYSCORE', l, '-inf', stamp, 'LIMIT', '0', limit - reaped)) do
       crash(id, name)
       reaped = reaped + 1
     end
@@ -48,7 +48,7 @@ local function reap(limit)
     if first then
       call('ZADD', P .. 'ldue', first, name)
     else
-      call('ZREM', P .. 'ldue', name)
+      call('ZREM', P .. 'ldue', name) -- a server that evicts took them
     end
     if reaped >= limit then
       break
@@ -60,10 +60,10 @@ end
 -- Take up to `wanted` ids from a lane that has some.
 local function take(lane, wanted)
   local q, active = P .. 'q:' .. lane, P .. 'a:' .. string.sub(lane, 1, 1)
-  local ids = call('ZRANGE', q, 0, wanted) -- and one more, which tells whether any are left
+  local ids = call('ZRANGE', q, '0', wanted) -- and one more, which tells whether any are left
   local left = table.remove(ids, wanted + 1)
   if #ids > 0 then
-    call('ZREMRANGEBYRANK', q, 0, #ids - 1)
+    call('ZREMRANGEBYRANK', q, '0', #ids - 1)
   end
   if left then
     call('ZADD', active, 'XX', stamp, lane)
@@ -82,7 +82,7 @@ end
 -- Of the first `size` lanes of a bucket, the longest unserved first, those that are new to `seen` and of a name in `caps`; and whether
 -- there are no more. What a claim takes from goes to the end, so that those not seen yet move up.
 local function next_lanes(bucket, size, seen, caps)
-  local lanes, found = call('ZRANGE', P .. 'a:' .. bucket, 0, size - 1), {}
+  local lanes, found = call('ZRANGE', P .. 'a:' .. bucket, '0', size - 1), {}
   for _, lane in ipairs(lanes) do
     if not seen[lane] and caps[string.sub(lane, 4)] then
       found[#found + 1] = lane
@@ -118,19 +118,19 @@ local function choose(limit, caps, suspects)
         local cap, wanted = caps[name], math.min(quota, limit)
         if cap > 0 then
           local taken = chosen[name] and #chosen[name] or 0
-          wanted = math.min(wanted, cap - taken - call('ZCARD', P .. 'l:' .. name))
+          wanted = math.min(wanted, cap - taken - leased(name))
         end
         if suspect then
           wanted = math.min(wanted, suspects)
         end
         if wanted > 0 then
           local ids = take(lane, wanted)
-          local of_name = chosen[name] or {}
-          for _, id in ipairs(ids) do
-            order[#order + 1] = id
-            of_name[#of_name + 1] = id
+          append(order, ids)
+          if chosen[name] then
+            append(chosen[name], ids)
+          elseif #ids > 0 then
+            chosen[name] = ids
           end
-          chosen[name] = of_name
           limit = limit - #ids
           if suspect then
             suspects = suspects - #ids
@@ -149,29 +149,43 @@ local function choose(limit, caps, suspects)
   return order, chosen
 end
 
--- Lease what was chosen, in one step for all names: each costs a dozen commands as it is. The records, by id.
-local function lease(order, chosen, claim, run)
-  local keys, found, there = {}, {}, {}
-  for i, id in ipairs(order) do
-    keys[i] = P .. 't:' .. id
-  end
-  for i, record in ipairs(#keys > 0 and call('MGET', unpack(keys)) or {}) do
-    found[order[i]] = record
+-- Of what was chosen, without those tasks whose records are gone: a server that evicts, or a restart without persistence, leaves
+-- nothing to run.
+local function those_there(order, chosen, records)
+  local there, left = {}, {}
+  for i = 1, #order do
+    there[order[i]] = records[i]
   end
   for name, ids in pairs(chosen) do
-    local of_name = {}
-    for _, id in ipairs(ids) do
-      -- A record that is gone (a server that evicts, a restart without persistence) leaves nothing to run.
-      if found[id] then
-        of_name[#of_name + 1] = id
-      end
+    local found = {}
+    for i = 1, #ids do
+      found[i] = there[ids[i]]
     end
-    if #of_name > 0 then
-      there[name] = of_name
+    ids = only(ids, found)
+    if #ids > 0 then
+      left[name] = ids
     end
   end
-  hold(there, claim[3], run)
-  return found
+  return only(order, records), left, only(records, records)
+end
+
+-- Lease what was chosen, in one step for all names: each costs a dozen commands as it is. The ids that are leased, and their records.
+local function lease(order, chosen, claim, run)
+  local keys, records, all = {}, {}, true
+  for i = 1, #order do
+    keys[i] = P .. 't:' .. order[i]
+  end
+  if #keys > 0 then
+    records = call('MGET', unpack(keys))
+  end
+  for i = 1, #order do
+    all = all and records[i]
+  end
+  if not all then
+    order, chosen, records = those_there(order, chosen, records)
+  end
+  hold(chosen, claim[3], run)
+  return order, records
 end
 
 -- The last claim on the line of a claim: its nonce, its number, and the ids that it leased.
@@ -220,26 +234,22 @@ local function claim_into(reply, claim, caps, names)
   end
   reply[#reply + 1] = -1
   reply[#reply + 1] = 0
-  local idle_at, all = #reply - 1, {}
+  local idle_at, n = #reply - 1, #reply
   local order, chosen = choose(claim[2], caps, claim[5])
-  local found = lease(order, chosen, claim, run_entry(nonce, claim[1]))
-  for _, id in ipairs(order) do
-    if found[id] then
-      reply[#reply + 1] = id
-      reply[#reply + 1] = found[id]
-      all[#all + 1] = id
-    end
+  local ids, records = lease(order, chosen, claim, run_entry(nonce, claim[1]))
+  for i = 1, #ids do
+    reply[n + 2 * i - 1], reply[n + 2 * i] = ids[i], records[i]
   end
-  if #all > 0 or number ~= 0 then
-    remember_claim(claim[1], claim[6], nonce, number, all, claim[3])
+  if #ids > 0 or number ~= 0 then
+    remember_claim(claim[1], claim[6], nonce, number, ids, claim[3])
   end
   if #order == 0 and claim[8] > 0 then
     stand(claim, names)
     reply[idle_at + 1] = 1
   end
-  if #all < #order then
+  if #ids < #order then
     reply[idle_at] = 0 -- records were gone: others may wait behind them
-  elseif #all < claim[2] then
+  elseif #ids < claim[2] then
     local due, lost = first_score(P .. 'due'), first_score(P .. 'ldue')
     local next = math.min(due or math.huge, lost or math.huge)
     if next < math.huge then

@@ -19,7 +19,7 @@ end
 local function drop_of(batch, limit)
   local e, status, name = P .. 'e:' .. batch, string.match(batch, '^(%a):%d+:(.*)$')
   local passed, dropped, next = 0, 0, now
-  for _, entry in ipairs(call('LRANGE', e, 0, 99)) do
+  for _, entry in ipairs(call('LRANGE', e, '0', '99')) do
     local values = {values_of(entry)}
     if type(values[1]) == 'number' then -- otherwise nobody can read it, and it says nothing
       next = values[1]
@@ -41,7 +41,7 @@ local function drop_of(batch, limit)
     passed = passed + 1
   end
   if passed > 0 then
-    call('LTRIM', e, passed, -1)
+    call('LTRIM', e, passed, '-1')
   end
   return dropped, call('EXISTS', e) == 1 and next
 end
@@ -49,7 +49,7 @@ end
 -- Drop the index entries of up to about `limit` tasks whose records have expired; how many.
 local function drop_expired(limit)
   local dropped = 0
-  for _, batch in ipairs(call('ZRANGEBYSCORE', P .. 'ended', '-inf', stamp, 'LIMIT', 0, 50)) do
+  for _, batch in ipairs(call('ZRANGEBYSCORE', P .. 'ended', '-inf', stamp, 'LIMIT', '0', '50')) do
     local of_batch, next = drop_of(batch, limit - dropped)
     dropped = dropped + of_batch
     if next then

@@ -37,17 +37,17 @@ local function all_names()
     end
   end
   for bucket = 0, 3 do
-    for _, lane in ipairs(call('ZRANGE', P .. 'a:' .. bucket, 0, -1)) do
+    for _, lane in ipairs(call('ZRANGE', P .. 'a:' .. bucket, '0', '-1')) do
       see(string.sub(lane, 4))
     end
   end
-  for _, lane in ipairs(call('ZRANGE', P .. 'due', 0, -1)) do
+  for _, lane in ipairs(call('ZRANGE', P .. 'due', '0', '-1')) do
     see(string.sub(lane, 4))
   end
-  for _, name in ipairs(call('ZRANGE', P .. 'ldue', 0, -1)) do
+  for _, name in ipairs(call('ZRANGE', P .. 'ldue', '0', '-1')) do
     see(name)
   end
-  for _, batch in ipairs(call('ZRANGE', P .. 'ended', 0, -1)) do
+  for _, batch in ipairs(call('ZRANGE', P .. 'ended', '0', '-1')) do
     see(string.match(batch, '^%a:%d+:(.*)$'))
   end
   return names
@@ -163,7 +163,7 @@ local function descend_to(offset, low, high, sources, running)
     bottom, top = math.min(bottom, first), math.max(top, last)
   end
   for _, source in ipairs(sources) do
-    span(first_score(source.key), tonumber(call('ZREVRANGE', source.key, 0, 0, 'WITHSCORES')[2]))
+    span(first_score(source.key), tonumber(call('ZREVRANGE', source.key, '0', '0', 'WITHSCORES')[2]))
     if source.tasks then
       unknown = math.max(unknown, size_up(source, low, high, offset))
     end
@@ -245,7 +245,7 @@ end
 local function running_of(names, low, high)
   local running = {}
   for _, name in ipairs(names) do
-    for _, id in ipairs(call('ZRANGE', P .. 'l:' .. name, 0, -1)) do
+    for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'l:' .. name, '-inf', '(inf')) do
       local record = call('GET', P .. 't:' .. id)
       local head = record and readable(record)
       if head and head[1] >= low and head[1] <= high then

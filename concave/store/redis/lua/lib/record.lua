@@ -1,7 +1,7 @@
 -- How keys are named, records are taken apart, and values that others may have damaged are read.
 
 local function first_score(key)
-  return tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+  return tonumber(call('ZRANGE', key, '0', '0', 'WITHSCORES')[2])
 end
 
 local function scoped(kind, name, key)

@@ -1,77 +1,106 @@
 -- Carrying out decisions about leased tasks.
 
--- Take tasks out of what runs, some thousands at most, as far as their nonces still stand: groups [name, _, [id, …], [nonce, …]].
--- Of each group, for each task in turn, what its run was (packed), or false. A mark for each goes to `marks`.
+-- Mark which runs of groups still stand under the nonces they are given, a mark for each task in turn. What each run was
+-- (packed), or false, is put beside its group, as `runs`. The ids of those that stand, and whether that is all.
+local function see_which_stand(groups, marks)
+  local ids, all, n, m = {}, true, 0, #marks
+  for _, group in ipairs(groups) do
+    append(ids, group[3])
+  end
+  local held = #ids > 0 and call('HMGET', P .. 'run', unpack(ids)) or {}
+  for _, group in ipairs(groups) do
+    local nonces, runs = group[4], {}
+    for i = 1, #nonces do
+      n = n + 1
+      local run = held[n] and run_of(held[n])
+      if run and run.nonce == nonces[i] then
+        runs[i], marks[m + n] = run.packed, '1'
+      else
+        runs[i], marks[m + n], held[n], all = false, '0', false, false
+      end
+    end
+    group.runs = runs
+  end
+  return all and ids or only(ids, held), all
+end
+
+-- Of several decisions about one task the first counts.
+local function unmark_repeated(groups, marks)
+  local seen, n = {}, #marks
+  for _, group in ipairs(groups) do
+    n = n - #group[3]
+  end
+  for _, group in ipairs(groups) do
+    for i, id in ipairs(group[3]) do
+      n = n + 1
+      if group.runs[i] and seen[id] then
+        group.runs[i], marks[n] = false, '0'
+      end
+      seen[id] = seen[id] or group.runs[i]
+    end
+  end
+end
+
+-- Take tasks out of what runs, some thousands at most, as far as their nonces still stand: groups [name, _, [id, …], [nonce, …], …].
+-- Each is left with the rows of those that did, and gets `runs`: what each run was, packed. A mark for each task goes to `marks`.
 -- Nothing is written before this removes: a server that is out of memory refuses a script's first write if it could need
 -- more, and only that.
 local function stop_running(groups, marks)
-  local all, taken, gone, stopped, n = {}, {}, {}, {}, 0
+  local gone, all = see_which_stand(groups, marks)
+  if #gone > 0 and leave_run(gone) < #gone then
+    unmark_repeated(groups, marks)
+    all = false
+  end
+  if not all then
+    for _, group in ipairs(groups) do
+      for column = 3, #group do
+        group[column] = only(group[column], group.runs)
+      end
+      group.runs = only(group.runs, group.runs)
+    end
+  end
+  for _, hash in ipairs({'abort', 'prog'}) do
+    if #gone > 0 and call('EXISTS', P .. hash) == 1 then
+      call('HDEL', P .. hash, unpack(gone))
+    end
+  end
   for _, group in ipairs(groups) do
-    for _, id in ipairs(group[3]) do
-      all[#all + 1] = id
+    if #group[3] > 0 then
+      leave_leases(group[1], group[3])
     end
   end
-  local held = #all > 0 and call('HMGET', P .. 'run', unpack(all)) or {}
-  for g, group in ipairs(groups) do
-    local runs, mine = {}, {}
-    for i, id in ipairs(group[3]) do
-      n = n + 1
-      local run = held[n] and not taken[id] and run_of(held[n])
-      local stands = run and run.nonce == group[4][i]
-      runs[i], marks[#marks + 1] = stands and run.packed, stands and '1' or '0'
-      if stands then
-        taken[id], gone[#gone + 1], mine[#mine + 1] = true, id, id
-      end
-    end
-    stopped[g] = {runs = runs, ids = mine}
-  end
-  if #gone > 0 then
-    call('HDEL', P .. 'run', unpack(gone))
-    for _, hash in ipairs({'abort', 'prog'}) do
-      if call('EXISTS', P .. hash) == 1 then
-        call('HDEL', P .. hash, unpack(gone))
-      end
-    end
-  end
-  for g, group in ipairs(groups) do
-    local l = P .. 'l:' .. group[1]
-    if #stopped[g].ids > 0 then
-      call('ZREM', l, unpack(stopped[g].ids))
-      if call('EXISTS', l) == 0 then
-        call('ZREM', P .. 'ldue', group[1])
-      end
-    end
-  end
-  return stopped
 end
 
-local function complete_group(group, runs)
+local function complete_group(group)
   local name, kept, ids, _, created, results = unpack(group)
-  local keys, done, times, few = {}, {}, {}, #ids <= FEW
-  for i, id in ipairs(ids) do
-    keys[i] = P .. 't:' .. id
+  local runs, keys, few, all = group.runs, {}, #ids <= FEW, true
+  for i = 1, #ids do
+    keys[i] = P .. 't:' .. ids[i]
   end
   local records = call('MGET', unpack(keys))
   local ending, lasting = '\149' .. pack('c', now, now + kept), ms(kept)
-  for i, id in ipairs(ids) do
-    if runs[i] and records[i] then
-      local record = records[i] .. ending .. runs[i] .. results[i]
+  for i = 1, #ids do
+    local record = records[i]
+    if record then
+      record = record .. ending .. runs[i] .. results[i]
       call('SET', keys[i], record, 'PX', lasting)
       if few then
-        has_ended(id, record)
+        has_ended(ids[i], record)
       end
-      local n = #done + 1
-      done[n], times[n] = id, created[i]
       if kept < DAY then
-        remember(id, id, created[i])
+        remember(ids[i], ids[i], created[i])
       end
     end
+    all = all and record
   end
-  if #done > 0 then
-    index_completed(name, kept, done, times)
+  if not all then -- a server that evicts
+    ids, created = only(ids, records), only(created, records)
+  end
+  if #ids > 0 then
+    index_completed(name, kept, ids, created)
     if not few then
-      ended[#ended + 1] = table.concat(done, '\n')
-      ends = ends + #done
+      ended[#ended + 1] = table.concat(ids, '\n')
+      ends = ends + #ids
     end
   end
 end
@@ -135,16 +164,18 @@ end
 local function settle_rows(rows, marks, names)
   for _, s in ipairs(rows) do
     names[s[3]] = true
-    local runs = stop_running({{s[3], 0, {s[1]}, {s[2]}}}, marks)[1].runs
-    local record = runs[1] and call('GET', P .. 't:' .. s[1])
+    local group = {s[3], 0, {s[1]}, {s[2]}}
+    stop_running({group}, marks)
+    local run = group.runs[1]
+    local record = run and call('GET', P .. 't:' .. s[1])
     if not record then
       -- refused; or gone, on a server that evicts
     elseif s[4] == 'c' then
-      complete_one(s, record, runs[1])
+      complete_one(s, record, run)
     elseif s[4] == 'r' or s[4] == 'b' then
-      again_later(s, record, cmsgpack.unpack(runs[1]))
+      again_later(s, record, cmsgpack.unpack(run))
     else
-      give_up(s, record, cmsgpack.unpack(runs[1]))
+      give_up(s, record, cmsgpack.unpack(run))
     end
   end
 end

@@ -2,7 +2,7 @@
 -- worker gets it by message: that is one round trip less than to be told and then to claim.
 
 local function any_that_stands()
-  return unpack(call('HRANDFIELD', P .. 'standing', 1, 'WITHVALUES'))
+  return unpack(call('HRANDFIELD', P .. 'standing', '1', 'WITHVALUES'))
 end
 
 -- [worker, limit, lease, nonce, line, until when it stands, number] of an entry, and where its names begin; nothing where its time is

@@ -58,9 +58,9 @@ end
 
 -- Move up to `limit` tasks that have fallen due into their lanes, of 50 lanes at most.
 local function promote(limit)
-  for _, lane in ipairs(call('ZRANGEBYSCORE', P .. 'due', '-inf', stamp, 'LIMIT', 0, 50)) do
+  for _, lane in ipairs(call('ZRANGEBYSCORE', P .. 'due', '-inf', stamp, 'LIMIT', '0', '50')) do
     local d, name = P .. 'd:' .. lane, string.sub(lane, 4)
-    local ids = call('ZRANGEBYSCORE', d, '-inf', stamp, 'LIMIT', 0, limit)
+    local ids = call('ZRANGEBYSCORE', d, '-inf', stamp, 'LIMIT', '0', limit)
     if #ids > 0 then
       limit = limit - #ids
       local scheduled = call('ZMSCORE', P .. 'x:s:' .. name, unpack(ids))
