@@ -57,7 +57,7 @@ async def test_the_last_claim_of_a_line_is_known_for_a_quarter_of_an_hour_and_no
 
 
 @pytest.mark.parametrize("count", [1, 100])
-async def test_few_leases_are_no_list_that_is_walked_for_each_of_them(
+async def test_leases_are_no_list_that_is_walked_for_each_of_them(
     redis_kv: RedisKV, redis: Redis, count: int
 ) -> None:
     # Up to 128 members Redis keeps what is short in a list. With 50 leases, walking it was a fifth of Redis' time.

@@ -97,7 +97,7 @@ end
 local function choose(limit, caps, suspects)
   local order, chosen = {}, {}
   for bucket = 3, 0, -1 do
-    local lanes, seen, size, is_all = {}, {}, 32, false
+    local lanes, seen, size, is_all = {}, {}, 2 * names_at_once(limit), false
     while limit > 0 do
       -- Only as many as it takes: to look through hundreds costs as much as to lease a dozen tasks.
       while not is_all and #lanes < names_at_once(limit) do
@@ -114,6 +114,9 @@ local function choose(limit, caps, suspects)
       -- Not one task of each name where there are many. The others come first next time.
       local quota, again = math.ceil(limit / math.min(#lanes, names_at_once(limit))), {}
       for _, lane in ipairs(lanes) do
+        if limit <= 0 then
+          break
+        end
         local name, suspect = string.sub(lane, 4), string.sub(lane, 2, 2) == 's'
         local cap, wanted = caps[name], math.min(quota, limit)
         if cap > 0 then
