@@ -140,6 +140,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert claimed.idle_for is not None
             assert 0 <= claimed.idle_for <= idle_for
         self.leases += claimed.leases
+        # Whoever has claimed on a line since doesn't send an earlier claim of it again.
+        self.claims.pop((claim.worker_id, claim.line), None)
         if taken:
             self.claims[claim.worker_id, claim.line] = claim, claimed.leases
 
