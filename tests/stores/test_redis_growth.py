@@ -7,7 +7,7 @@ from concave.kv import RedisKV
 from concave.store.records import Cancel, Complete, Decision, Die, Query, Retention
 from concave.testing import FakeClock
 from concave.testing.suite_support import SECOND, claim_of, complete_all, new_tasks, take
-from tests.stores.leaks import problems_of_server
+from tests.stores.leaks import SPACER, problems_of_server
 
 KEPT = 600 * SECOND
 
@@ -67,6 +67,17 @@ async def test_leases_are_no_list_that_is_walked_for_each_of_them(
     assert kinds == [b"hashtable", b"skiplist"]
     await complete_all(redis_kv.store, leases, Complete(b"1"))
     assert await redis.exists(*[f"{{{redis_kv.prefix}}}:{key}" for key in ("run", "l:a")]) == 0
+
+
+async def test_what_stands_beside_the_runs_is_no_task_that_runs(redis_kv: RedisKV) -> None:
+    # An id comes from outside, of an admin's route, say: this would leave a mark that nobody takes away.
+    await redis_kv.store.add(new_tasks(1))
+    (lease,) = await take(redis_kv.store)
+    assert not await redis_kv.store.abort(SPACER)
+    assert not await redis_kv.store.cancel(SPACER)
+    assert await redis_kv.store.get(SPACER) is None
+    assert await redis_kv.store.abort(lease.task.id)
+    await complete_all(redis_kv.store, [lease], Complete(b"1"))
 
 
 async def _members(redis: Redis, kv: RedisKV) -> int:

@@ -26,7 +26,7 @@ class Script(NamedTuple):
 
 @cache
 def load_script(name: str) -> Script:
-    """The script of a verb: ``lua/<name>.lua`` behind the ``lua/lib`` files of its ``--! use`` line, in that order."""
+    """The script of a verb: ``lua/<name>.lua`` behind the ``lua/lib`` files of its ``--! use`` line, in that order, `base` first."""
     folder = files("concave.store.redis") / "lua"
     verb = (folder / f"{name}.lua").read_text(encoding="utf-8")
     used = verb.partition("\n")[0].removeprefix(DIRECTIVE).split()

@@ -1,8 +1,8 @@
---! use base record
+--! use base record leasing
 -- Tell the worker that runs a task to stop it. ARGV[2]: its id. Returns 1, or 0 where it doesn't run.
 
 local run = call('HGET', P .. 'run', ARGV[2])
-if not run then
+if not run or run == SPACER then -- whose id this is comes from outside, and may be anything
   return 0
 end
 go_through()

@@ -48,7 +48,7 @@ local function reap(limit)
     if first then
       call('ZADD', P .. 'ldue', first, name)
     else
-      call('ZREM', P .. 'ldue', name) -- a server that evicts took them
+      call('ZREM', P .. 'ldue', name) -- where a server that evicts took them, they didn't leave one by one
     end
     if reaped >= limit then
       break
