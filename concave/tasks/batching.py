@@ -1,7 +1,8 @@
 """Concurrent submissions share round trips.
 
-While one batch is on its way, whatever else is submitted gathers for the next. A lone submission leaves in the next turn of
-the loop, in its caller's own task; a hundred at a time cost one round trip instead of a hundred.
+A lone submission leaves at once, in its caller's own task. Whatever else is submitted while it is on its way leaves together in the
+next turn of the loop, and what comes after that gathers until those have arrived: a hundred at a time cost two round trips at
+first, and one from then on.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ class Batcher:
     def __init__(self, send: Callable[[Sequence[NewTask]], Awaitable[list[str]]]) -> None:
         self._send = send
         self._waiting: deque[_Waiting] = deque()
-        self._sender: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._sending = False
-        """Whether somebody is about it, so that others wait for the next batch."""
+        self._lone = False
+        """Whether a lone one is on its way."""
+        self._gathering = False
+        """Whether what is submitted is to wait for its turn: others are sent, one batch after the other."""
+        self._sender: asyncio.Task[None] | None = None
 
     async def submit(self, task: NewTask) -> str:
         """The id that stands for a submission, once the store has it."""
@@ -41,41 +44,37 @@ class Batcher:
     def added(self, task: NewTask) -> Awaitable[str]:
         """The same, to be awaited at once: where others are about to be sent, a future does, and no coroutine goes around it."""
         loop = self._running_loop()
-        return self._join(task, loop) if self._sending else self._send_own(task, loop)
+        # Of debounced ones the last is to win, and one that is sent again, to a server that was loading say, comes behind the next:
+        # they never leave while another of them is on its way.
+        if self._lone or self._gathering or self._waiting or task.debounce is not None:
+            return self._join(task, loop)
+        return self._send_own(task, loop)
 
     async def _send_own(self, task: NewTask, loop: asyncio.AbstractEventLoop) -> str:
-        self._sending = True
+        self._lone = True
         try:
-            await asyncio.sleep(0)  # whoever else submits in this turn of the loop comes along
-            if not self._waiting:
-                return (await self._send([task]))[0]
-            answer = self._join(task, loop, first=True)
+            return (await self._send([task]))[0]
         finally:
-            self._let_others_send(loop)
-        return await answer
+            if self._loop is loop:
+                self._lone = False
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             # Another loop has ended, and whoever waited there with it.
-            self._loop, self._sending = loop, False
+            self._loop, self._lone, self._gathering = loop, False, False
             self._waiting.clear()
         return loop
 
-    def _join(
-        self, task: NewTask, loop: asyncio.AbstractEventLoop, *, first: bool = False
-    ) -> asyncio.Future[str]:
+    def _join(self, task: NewTask, loop: asyncio.AbstractEventLoop) -> asyncio.Future[str]:
         future: asyncio.Future[str] = loop.create_future()
-        (self._waiting.appendleft if first else self._waiting.append)((task, future))
-        return future
-
-    def _let_others_send(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._loop is not loop or loop.is_closed():
-            return  # a caller whose loop ended under it, and who only now goes
-        self._sending = bool(self._waiting)
-        if self._waiting:
-            # In a task of its own, so that none of them is another's to cancel.
+        self._waiting.append((task, future))
+        if not self._gathering:
+            self._gathering = True
+            # In a task of its own, so that none of them is another's to cancel. It begins in the next turn of the loop: whoever else
+            # submits in this one comes along.
             self._sender = loop.create_task(self._send_all(loop), name="concave-submit")
+        return future
 
     async def _send_all(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -84,7 +83,7 @@ class Batcher:
                 await asyncio.sleep(0)  # whoever has its answer may submit again, and shares the next trip
         finally:
             if self._loop is loop:
-                self._sending = False
+                self._gathering = False
 
     async def _deliver(self, batch: list[_Waiting]) -> None:
         try:

@@ -15,7 +15,7 @@ from concave import (
     define_task,
 )
 from concave.kv import KV, MemoryKV
-from concave.store.records import NewTask
+from concave.store.records import Debounce, NewTask
 from concave.tasks.batching import MAX_BYTES, MAX_TASKS, Batcher, in_batches
 from concave.tasks.submission import new_task_id
 from tests.tasks.support import ScriptedKV, working
@@ -26,7 +26,7 @@ def new(size: int = 1, name: str = "t") -> NewTask:
 
 
 class Sender:
-    """Takes batches, each when it is let."""
+    """Takes batches, each when it is let; never in the turn of the loop in which it is asked to."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -37,6 +37,7 @@ class Sender:
 
     async def __call__(self, tasks: Sequence[NewTask]) -> list[str]:
         self.batches.append([task.id for task in tasks])
+        await asyncio.sleep(0)
         await self.open.wait()
         if self.errors:
             raise self.errors.pop(0)
@@ -56,27 +57,61 @@ async def test_a_lone_submission_leaves_at_once_and_the_rest_gathers_meanwhile()
     tasks = [new() for _ in range(1200)]
     first = asyncio.create_task(batcher.submit(tasks[0]))
     await asyncio.sleep(0)
+    assert sender.sizes == [1]
+    second = [asyncio.create_task(batcher.submit(task)) for task in tasks[1:100]]
     await asyncio.sleep(0)
     assert sender.sizes == [1]
-    rest = [asyncio.create_task(batcher.submit(task)) for task in tasks[1:]]
     await asyncio.sleep(0)
+    assert sender.sizes == [1, 99], "what comes along doesn't wait for what has left"
+    rest = [asyncio.create_task(batcher.submit(task)) for task in tasks[100:]]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert sender.sizes == [1, 99]
     sender.open.set()
-    assert await asyncio.gather(first, *rest) == [task.id for task in tasks]
-    assert sender.sizes == [1, MAX_TASKS, MAX_TASKS, 199]
+    assert await asyncio.gather(first, *second, *rest) == [task.id for task in tasks]
+    assert sender.sizes == [1, 99, MAX_TASKS, MAX_TASKS, 100]
+
+
+async def test_debounced_submissions_never_overtake_one_another() -> None:
+    sender = Sender()
+    sender.open.clear()
+    batcher = Batcher(sender)
+    tasks = [new()._replace(debounce=Debounce("key", 1, None)) for _ in range(3)]
+    waiting = [asyncio.create_task(batcher.submit(task)) for task in tasks[:2]]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    waiting.append(asyncio.create_task(batcher.submit(tasks[2])))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert sender.batches == [[tasks[0].id, tasks[1].id]]
+    sender.open.set()
+    await asyncio.gather(*waiting)
+    assert sender.batches[1:] == [[tasks[2].id]]
+
+
+async def test_a_lone_one_that_fails_is_the_only_one_told() -> None:
+    sender = Sender()
+    sender.errors.append(StoreUnavailableError("away"))
+    batcher = Batcher(sender)
+    results = await asyncio.gather(*(batcher.submit(new()) for _ in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailableError, str, str]
+    assert sender.sizes == [1, 2]
 
 
 async def test_a_batch_is_bounded_in_bytes_and_one_that_is_larger_goes_alone() -> None:
     sender = Sender()
     batcher = Batcher(sender)
     sizes = [MAX_BYTES // 2, MAX_BYTES // 2, 1, MAX_BYTES * 2, 1]
-    await asyncio.gather(*(batcher.submit(new(size)) for size in sizes))
-    assert sender.sizes == [2, 1, 1, 1]
+    await asyncio.gather(*(batcher.submit(new(size)) for size in (1, *sizes)))
+    assert sender.sizes == [1, 2, 1, 1, 1]
 
 
 async def test_a_caller_that_is_cancelled_before_it_was_sent_is_not_sent() -> None:
     sender = Sender()
     sender.open.clear()
     batcher = Batcher(sender)
+    first = asyncio.create_task(batcher.submit(new()))
+    await asyncio.sleep(0)
     tasks = [new() for _ in range(4)]
     waiting = [asyncio.create_task(batcher.submit(task)) for task in tasks]
     await asyncio.sleep(0)
@@ -87,30 +122,22 @@ async def test_a_caller_that_is_cancelled_before_it_was_sent_is_not_sent() -> No
     sender.open.set()
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(result) for result in results] == [str, asyncio.CancelledError, asyncio.CancelledError, str]
-    assert sender.batches == [[tasks[0].id, tasks[2].id, tasks[3].id]]
+    assert sender.batches == [[await first], [tasks[0].id, tasks[2].id, tasks[3].id]]
 
 
 async def test_who_goes_first_and_is_cancelled_keeps_nobody_waiting() -> None:
     sender = Sender()
-    batcher = Batcher(sender)
-    before_it_is_sent = [asyncio.create_task(batcher.submit(new())) for _ in range(3)]
-    await asyncio.sleep(0)
-    before_it_is_sent[0].cancel()
-    results = await asyncio.gather(*before_it_is_sent, return_exceptions=True)
-    assert [type(result) for result in results] == [asyncio.CancelledError, str, str]
-    assert sender.sizes == [2]
-
     sender.open.clear()
-    under_way = asyncio.create_task(batcher.submit(new()))
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert sender.sizes == [2, 1]
-    others = [asyncio.create_task(batcher.submit(new())) for _ in range(2)]
+    batcher = Batcher(sender)
+    waiting = [asyncio.create_task(batcher.submit(new())) for _ in range(3)]
     await asyncio.sleep(0)
-    under_way.cancel()
+    waiting[0].cancel()
     sender.open.set()
-    assert [type(result) for result in await asyncio.gather(*others)] == [str, str]
-    assert sender.sizes == [2, 1, 2]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError, str, str]
+    assert sender.sizes == [1, 2]
+    assert isinstance(await batcher.submit(new()), str)
+    assert sender.sizes == [1, 2, 1]
 
 
 async def test_groups_that_submit_again_and_again_become_one() -> None:
@@ -125,12 +152,12 @@ async def test_groups_that_submit_again_and_again_become_one() -> None:
     first = [asyncio.create_task(submit_ten()) for _ in range(50)]
     for _ in range(3):
         await asyncio.sleep(0)
-    assert sender.sizes == [50]
+    assert sender.sizes == [1, 49]
     second = [asyncio.create_task(submit_ten()) for _ in range(50)]
     await asyncio.sleep(0)
     sender.open.set()
     await asyncio.gather(*first, *second)
-    assert sender.sizes == [50, *[100] * 9, 50]
+    assert sender.sizes == [1, 49, *[100] * 9, 50]
 
 
 @pytest.mark.parametrize(
@@ -138,11 +165,16 @@ async def test_groups_that_submit_again_and_again_become_one() -> None:
 )
 async def test_without_an_answer_all_of_a_batch_are_told(error: Exception) -> None:
     sender = Sender()
-    sender.errors.append(error)
+    sender.open.clear()
     batcher = Batcher(sender)
-    results = await asyncio.gather(*(batcher.submit(new()) for _ in range(3)), return_exceptions=True)
-    assert results == [error] * 3
-    assert sender.sizes == [3]
+    waiting = [asyncio.create_task(batcher.submit(new())) for _ in range(4)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    sender.errors += [StoreFullError("the first one's"), error]
+    sender.open.set()
+    await asyncio.gather(waiting.pop(0), return_exceptions=True)
+    assert await asyncio.gather(*waiting, return_exceptions=True) == [error] * 3
+    assert sender.sizes == [1, 3]
     assert isinstance(await batcher.submit(new()), str)
 
 
@@ -151,9 +183,11 @@ async def test_a_bad_call_fails_alone() -> None:
     batcher = Batcher(sender)
     tasks = [new() for _ in range(4)]
     sender.bad = {tasks[1].id}
-    results = await asyncio.gather(*(batcher.submit(task) for task in tasks), return_exceptions=True)
-    assert [type(result) for result in results] == [str, TypeError, str, str]
-    assert sender.sizes == [4, 1, 1, 1, 1]
+    results = await asyncio.gather(
+        *(batcher.submit(task) for task in (new(), *tasks)), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [str, str, TypeError, str, str]
+    assert sender.sizes == [1, 4, 1, 1, 1, 1]
     lone = await asyncio.gather(batcher.submit(tasks[1]), return_exceptions=True)
     assert isinstance(lone[0], TypeError)
 
@@ -163,19 +197,26 @@ async def test_a_caller_that_left_hears_of_no_error() -> None:
     sender.open.clear()
     sender.errors.append(StoreUnavailableError("away"))
     batcher = Batcher(sender)
-    waiting = [asyncio.create_task(batcher.submit(new())) for _ in range(2)]
+    sender.errors.append(StoreUnavailableError("away"))
+    waiting = [asyncio.create_task(batcher.submit(new())) for _ in range(3)]
     for _ in range(3):
         await asyncio.sleep(0)
-    waiting[0].cancel()
+    waiting[1].cancel()
     sender.open.set()
     results = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(result) for result in results] == [asyncio.CancelledError, StoreUnavailableError]
+    assert [type(result) for result in results] == [
+        StoreUnavailableError,
+        asyncio.CancelledError,
+        StoreUnavailableError,
+    ]
 
 
 async def test_whoever_waits_is_told_when_the_sender_is_cancelled() -> None:
     sender = Sender()
     sender.open.clear()
     batcher = Batcher(sender)
+    first = asyncio.create_task(batcher.submit(new()))
+    await asyncio.sleep(0)
     waiting = [asyncio.create_task(batcher.submit(new())) for _ in range(2)]
     for _ in range(3):
         await asyncio.sleep(0)
@@ -184,6 +225,7 @@ async def test_whoever_waits_is_told_when_the_sender_is_cancelled() -> None:
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(result) for result in results] == [asyncio.CancelledError] * 2
     sender.open.set()
+    assert isinstance(await first, str)
     assert isinstance(await batcher.submit(new()), str)
 
 
@@ -252,3 +294,16 @@ async def test_a_thread_shares_them_too() -> None:
         async with working(kv, noop):
             for task_id in ids:
                 assert await scheduler.wait(task_id) is not None
+
+
+async def test_whoever_enqueues_in_memory_leaves_the_loop_to_the_workers() -> None:
+    begun = asyncio.Event()
+
+    @define_task(name="noop")
+    async def noop(ctx: TaskContext) -> None:
+        begun.set()
+
+    async with MemoryKV() as kv, working(kv, noop):
+        scheduler = TaskScheduler(kv)
+        while not begun.is_set():
+            await scheduler.enqueue(noop)
