@@ -103,6 +103,26 @@ def test_a_worker_process_runs_on_uvloop_where_it_is_installed(tmp_path: Path, i
 
 
 @pytest.mark.parametrize(
+    "own,threshold", [("", 6000), ("gc.set_threshold(0)", 0), ("gc.set_threshold(7000)", 7000)]
+)
+def test_a_worker_process_has_the_collector_look_less_often(tmp_path: Path, own: str, threshold: int) -> None:
+    (tmp_path / "app.py").write_text(
+        "import concave, gc, logging\n"
+        f"{own}\n"
+        "@concave.define_task\n"
+        "async def look() -> None:\n"
+        "    logging.getLogger().warning('looks after %d.', gc.get_threshold()[0])\n"
+        "lifespan = concave.task_lifespan(\n"
+        "    'memory://', tasks=[look], schedules=[concave.Schedule(look, interval=0.05)], concurrency=30\n"
+        ")\n"
+    )
+    command = [sys.executable, "-m", "concave", "worker", "app:lifespan", "--workers", "2"]
+    with LoggedProcess(command, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as worker:
+        worker.wait_for_log(f"looks after {threshold}.")
+        assert worker.stop() == 0
+
+
+@pytest.mark.parametrize(
     "arguments,message",
     [
         (["nowhere:lifespan"], "no module 'nowhere'"),
