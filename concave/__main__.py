@@ -16,6 +16,9 @@ from concave.lifespan import TaskLifespan
 
 __all__ = ["main"]
 
+MOST_YOUNG = 50_000
+"""New objects after which the garbage collector looks at the latest, however many tasks may run at once."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
@@ -58,11 +61,11 @@ def _spare_collector(at_once: int) -> None:
     """Have the garbage collector look less often where many tasks run at once: what they hold is no garbage.
 
     By itself it looks after some 700 new objects, which a hundred tasks that begin together have by far. Here alone: in a web process
-    it is the app's to say. One that the app has turned off, or made patient, stays so.
+    it is the app's to say. One that the app has turned off, or made patient, stays so. `MOST_YOUNG` bounds what garbage may lie about.
     """
     young, *older = gc.get_threshold()
     if young:
-        gc.set_threshold(max(young, 100 * at_once), *older)
+        gc.set_threshold(max(young, min(100 * at_once, MOST_YOUNG)), *older)
 
 
 async def _run(lifespan: TaskLifespan) -> None:

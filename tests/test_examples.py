@@ -103,9 +103,17 @@ def test_a_worker_process_runs_on_uvloop_where_it_is_installed(tmp_path: Path, i
 
 
 @pytest.mark.parametrize(
-    "own,threshold", [("", 6000), ("gc.set_threshold(0)", 0), ("gc.set_threshold(7000)", 7000)]
+    "own,concurrency,threshold",
+    [
+        ("", 30, 6000),
+        ("", 2**31, 50_000),
+        ("gc.set_threshold(0)", 30, 0),
+        ("gc.set_threshold(7000)", 30, 7000),
+    ],
 )
-def test_a_worker_process_has_the_collector_look_less_often(tmp_path: Path, own: str, threshold: int) -> None:
+def test_a_worker_process_has_the_collector_look_less_often(
+    tmp_path: Path, own: str, concurrency: int, threshold: int
+) -> None:
     (tmp_path / "app.py").write_text(
         "import concave, gc, logging\n"
         f"{own}\n"
@@ -113,7 +121,8 @@ def test_a_worker_process_has_the_collector_look_less_often(tmp_path: Path, own:
         "async def look() -> None:\n"
         "    logging.getLogger().warning('looks after %d.', gc.get_threshold()[0])\n"
         "lifespan = concave.task_lifespan(\n"
-        "    'memory://', tasks=[look], schedules=[concave.Schedule(look, interval=0.05)], concurrency=30\n"
+        "    'memory://', tasks=[look], schedules=[concave.Schedule(look, interval=0.05)],\n"
+        f"    concurrency={concurrency}\n"
         ")\n"
     )
     command = [sys.executable, "-m", "concave", "worker", "app:lifespan", "--workers", "2"]

@@ -195,9 +195,8 @@ async def test_a_bad_call_fails_alone() -> None:
 async def test_a_caller_that_left_hears_of_no_error() -> None:
     sender = Sender()
     sender.open.clear()
-    sender.errors.append(StoreUnavailableError("away"))
+    sender.errors += [StoreUnavailableError("away"), StoreUnavailableError("still away")]
     batcher = Batcher(sender)
-    sender.errors.append(StoreUnavailableError("away"))
     waiting = [asyncio.create_task(batcher.submit(new())) for _ in range(3)]
     for _ in range(3):
         await asyncio.sleep(0)
