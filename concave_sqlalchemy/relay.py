@@ -80,8 +80,7 @@ class Relay:
         """When something was sent last, by the loop's clock."""
         self._gathered: dict[TaskScheduler | None, list[NewTask]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._under_way: Counter[TaskScheduler | None] = Counter()
-        """Tasks that are gathered or being sent."""
+        self._being_sent: Counter[TaskScheduler | None] = Counter()
         self._sending: dict[asyncio.Task[None], TaskScheduler | None] = {}
         """To where; None where that isn't known yet, or nowhere."""
         self._full: set[TaskScheduler | None] = set()
@@ -92,16 +91,20 @@ class Relay:
     def send(self, submissions: Sequence[Submission]) -> None:
         """Send what has been committed, in the background. The default scheduler is the one of this moment."""
         default = _default_scheduler()
+        gathered, enough = self._gathered, False
         for task, given in submissions:
             scheduler = given or default
-            if self._under_way[scheduler] >= MOST:
+            tasks = gathered.get(scheduler, ())
+            if len(tasks) + self._being_sent.get(scheduler, 0) >= MOST:
                 self._leave(scheduler)
                 continue
-            self._under_way[scheduler] += 1
-            self._gathered.setdefault(scheduler, []).append(task)
-        if any(len(tasks) >= ENOUGH for tasks in self._gathered.values()):
+            if not tasks:
+                tasks = gathered[scheduler] = []
+            tasks.append(task)
+            enough |= len(tasks) >= ENOUGH
+        if enough:
             self._send_gathered()
-        elif self._gathered and self._timer is None:
+        elif gathered and self._timer is None:
             moment = self._sent_at + MOMENT - self._loop.time()
             if moment <= 0:
                 self._send_gathered()
@@ -123,7 +126,7 @@ class Relay:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is on its way. True from any thread."""
-        return not (self._under_way or self._sending)
+        return not (self._gathered or self._being_sent or self._sending)
 
     async def delivered(self, destination: str | None = None) -> None:
         """Wait until what is on its way to a store by now, or to any, has arrived; no longer than the patience with a store lasts."""
@@ -178,7 +181,10 @@ class Relay:
         if not self._gathered:
             return
         self._sent_at = self._loop.time()
-        gathered, self._gathered = self._gathered, {}
+        gathered = self._gathered
+        # Before they are no longer gathered: at no moment does it look idle from another thread.
+        self._being_sent.update({scheduler: len(tasks) for scheduler, tasks in gathered.items()})
+        self._gathered = {}
         # Each on its own: where one store keeps them waiting, tasks for another don't.
         for scheduler, tasks in gathered.items():
             sending = self.spawn_sending(self._send_to(scheduler, tasks), scheduler)
@@ -187,9 +193,9 @@ class Relay:
     def _sent(self, scheduler: TaskScheduler | None, count: int, sending: asyncio.Task[None]) -> None:
         # Not by the task itself: one that is cancelled may never have begun.
         self._left_some |= sending.cancelled()
-        self._under_way[scheduler] -= count
-        if not self._under_way[scheduler]:
-            del self._under_way[scheduler]
+        self._being_sent[scheduler] -= count
+        if not self._being_sent[scheduler]:
+            del self._being_sent[scheduler]
             self._full.discard(scheduler)
 
     async def _send_to(self, scheduler: TaskScheduler | None, tasks: Sequence[NewTask]) -> None:

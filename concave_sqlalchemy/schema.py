@@ -170,6 +170,11 @@ class RowSchema:
         """Some fields of a row as clients see them, before they are JSON."""
         return self._presented(self.row_of(row))
 
+    @property
+    def shows_all(self) -> bool:
+        """Whether clients see a row as tasks are told of it: of each field what JSON itself has for its value."""
+        return not (self.hidden or self.written)
+
     def for_tasks(self, values: Mapping[str, Any]) -> Row:
         """Some of a row's values as JSON, of fields that no answer shows too: tasks are told of all."""
         return from_json(as_json(self._written(values)))  # type: ignore[no-any-return]

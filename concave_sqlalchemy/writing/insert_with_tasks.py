@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
 from pydantic_core import to_json
 from sqlalchemy import (
     ClauseElement,
     ColumnElement,
+    Dialect,
     String,
     Table,
     Text,
@@ -30,12 +31,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session
+from sqlalchemy.util import immutabledict
 
 from concave.hooks import Row, TaskForm
 from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.outages import is_outage, sqlstate
 from concave_sqlalchemy.outbox_sql import GIVEN
-from concave_sqlalchemy.payload import around, as_text
+from concave_sqlalchemy.payload import around
 from concave_sqlalchemy.plain import PlainSession
 from concave_sqlalchemy.relay import Submission
 from concave_sqlalchemy.tables import database_time, outbox_table
@@ -102,9 +104,13 @@ class InsertWithTasks:
             before, after = self._around(form)
             # As it is: ids have nothing in them that JSON writes otherwise.
             given = (task_id, f'{{"id":"{task_id}"{before}', after, destination)
-            parameters |= zip(_names(at), given, strict=True)
+            parameters.update(zip(_names(at), given, strict=True))
+        connection = session.connection()
+        # What else its compiled form depends on: the dialect, and whether its tables are to be found in other schemas.
+        where = connection.dialect, bool(connection.get_execution_options().get("schema_translate_map"))
+        statement, options = self._statement(where, frozenset(values), len(tasks))
         try:
-            found = session.execute(self._statement(frozenset(values), len(tasks)), parameters).first()
+            found = connection.execute(statement, parameters, execution_options=options).first()
         except StatementError as error:
             if _is_a_refusal(error):
                 raise
@@ -115,19 +121,21 @@ class InsertWithTasks:
             raise NotAlikeError("the database inserted nothing", lasts=False)
         return found
 
-    def _built(self, given: frozenset[str], count: int) -> Any:
+    def _built(
+        self, _where: tuple[Dialect, bool], given: frozenset[str], count: int
+    ) -> tuple[Any, immutabledict[str, Any]]:
         columns = {name: self._table.c[name] for name in sorted(given)}
         values = {name: bindparam(name, type_=column.type) for name, column in columns.items()}
         returning = [field.column.label(field.name) for field in self._fields]
         row = insert(self._table).values(values).returning(*returning).cte("concave_row")
         shown = select(*self._shown(row)).subquery("concave_shown")
         text = cast(func.row_to_json(shown.table_valued()), Text)
-        escaped = func.replace(func.replace(text, BACKSLASH, BACKSLASH + BACKSLASH), QUOTE, BACKSLASH + QUOTE)
-        told = select(escaped.label("told")).select_from(shown).cte("concave_told")
+        told = select(text.label("told")).select_from(shown).cte("concave_told")
         tasks = union_all(*(_outbox_row(told, at) for at in range(count)))
         outbox = insert(outbox_table).from_select([*GIVEN, "created_at"], tasks).cte("concave_tasks")
         # What is told is read from where both have it from: whoever may insert tasks needn't have the right to look at them.
-        return select(*row.c, told.c.told).select_from(row.join(told, true())).add_cte(outbox)
+        statement = select(*row.c, told.c.told).select_from(row.join(told, true())).add_cte(outbox)
+        return statement, immutabledict(compiled_cache=_CompiledOnce())
 
     def _shown(self, row: Any) -> Sequence[ColumnElement[Any]]:
         return [write(row.c[name]).label(name) for name, write in self._writers.items() if write is not None]
@@ -148,11 +156,8 @@ class TasksToBe:
         self._inserts = inserts
         self._tasks = tasks
         self._told: str | None = None
-
-    @property
-    def are_written(self) -> bool:
-        """Whether they were inserted with the row."""
-        return self._told is not None
+        self.written: Sequence[Submission] | None = None
+        """The tasks that were written with the row, told of it; None where they weren't."""
 
     def insert(self, session: Session, values: Mapping[str, Any]) -> Sequence[Any] | None:
         """Insert them with this row, by column: its values. None where that isn't to be done with such values."""
@@ -161,19 +166,40 @@ class TasksToBe:
         *row, self._told = self._inserts.returned(session, values, self._tasks)
         return row
 
-    def confirmed(self, row: Row) -> list[Submission]:
-        """The tasks that were written, told of the row. Raises `NotAlikeError`, and `TaskInputTooLargeError`."""
+    def confirm(self, row: Row, shown: bytes | None = None) -> None:
+        """Look at what was inserted, if it was. `shown` is the row's JSON, where that is made already.
+
+        Raises `NotAlikeError`, and `TaskInputTooLargeError`.
+        """
+        if self._told is None:
+            return
         try:
-            data = to_json(row, inf_nan_mode="constants")
+            data = to_json(row, inf_nan_mode="constants") if shown is None else shown
         except (
             ValueError
         ) as error:  # Pydantic's: no JSON for what a driver, or a type of another name, made of a value
             raise NotAlikeError(f"a value has no JSON: {type(error).__name__}") from error
-        if as_text(data.decode())[1:-1] != self._told:
+        if data != self._told.encode():
             raise NotAlikeError("the database writes a value otherwise than Pydantic does")
-        return [Submission(form.filled(task_id, data), form.scheduler) for form, task_id, _ in self._tasks]
+        self.written = [
+            Submission(form.filled(task_id, data), form.scheduler) for form, task_id, _ in self._tasks
+        ]
 
 
+class _CompiledOnce(dict[object, Any]):
+    """A cache of a statement that has only one compiled form.
+
+    SQLAlchemy's own is asked by all that the statement consists of: to hash that takes longer than to execute a short one.
+    """
+
+    def get(self, _key: object, default: Any = None) -> Any:
+        return super().get(None, default)
+
+    def __setitem__(self, _key: object, compiled: Any) -> None:
+        super().__setitem__(None, compiled)
+
+
+@cache
 def _names(at: int) -> Sequence[str]:
     """Of the parameters of one task."""
     return [f"concave_{name}_{at}" for name in ("id", "before", "after", "destination")]
@@ -181,7 +207,10 @@ def _names(at: int) -> Sequence[str]:
 
 def _outbox_row(told: Any, at: int) -> Any:
     id_, before, after, destination = _names(at)
-    payload = bindparam(before, type_=Text) + told.c.told + bindparam(after, type_=Text)
+    escaped = func.replace(
+        func.replace(told.c.told, BACKSLASH, BACKSLASH + BACKSLASH), QUOTE, BACKSLASH + QUOTE, type_=Text
+    )
+    payload = bindparam(before, type_=Text) + escaped + bindparam(after, type_=Text)
     return select(
         bindparam(id_, type_=String).label("id"),
         payload.label("payload"),

@@ -87,7 +87,7 @@ class Performer:
     ) -> Answer:
         """`perform`, where the one hook has but tasks for the row, and no key counts: one call in one greenlet.
 
-        `work` inserts the row, and the tasks with it where it can.
+        `work` inserts the row, and the tasks with it where it can; which it confirms then.
         """
 
         def within(session: Session, *, together: bool = True) -> tuple[Answer, Sequence[Submission]]:
@@ -96,8 +96,8 @@ class Performer:
                 to_be = self._tasks_to_be(session, call.user, triggers) if together else None
                 answer, row = work(session, to_be)
                 _pass("write.row")
-                if to_be is not None and to_be.are_written:
-                    written = to_be.confirmed(row)
+                written = None if to_be is None else to_be.written
+                if written is not None:
                     _pass("write.hooked")
                 else:
                     tasks = self._submissions(call, triggers, row)

@@ -92,7 +92,10 @@ class Verbs:
     ) -> tuple[Shown, Row]:
         """A new row of one who may read it, where nobody who could wait has a part in it; with its `tasks` where they can go with it."""
         row = self.rows.insert(session, given.values, tasks)
-        return self._shown(row), row
+        shown = self._shown(row)
+        if tasks is not None:
+            tasks.confirm(row, shown.body if self.schema.shows_all else None)
+        return shown, row
 
     async def create_unless_there(
         self, write: Write, given: Body, fields: Sequence[ResourceField], *, access: Access

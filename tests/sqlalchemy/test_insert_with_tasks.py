@@ -35,6 +35,8 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql.base import PGCompiler
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.types import TypeEngine
 
@@ -533,10 +535,42 @@ async def test_only_types_that_both_write_alike_are_written_by_the_database(
 
 async def test_there_are_not_as_many_statements_kept_as_clients_can_ask_for() -> None:
     many = Table("many", MetaData(), *(Column(f"c{at}", Integer) for at in range(200)))
-    inserts = InsertWithTasks(many, [])
+    inserts, where = InsertWithTasks(many, []), (make_url("postgresql+asyncpg://").get_dialect()(), False)
     for at in range(200):
-        inserts._statement(frozenset({f"c{at}"}), 1)
+        inserts._statement(where, frozenset({f"c{at}"}), 1)
     assert inserts._statement.cache_info().currsize <= 64
+
+
+async def test_a_statement_is_compiled_once_for_each_place_where_its_tables_are(
+    engine: AsyncEngine, scheduler: TaskScheduler, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache doesn't look at what it is asked for, so that it must be another one where another form is wanted."""
+    compiled: list[str] = []
+    inited = PGCompiler.__init__
+
+    def note(self: Any, *args: Any, **options: Any) -> None:
+        inited(self, *args, **options)
+        compiled.append(str(self))
+
+    monkeypatch.setattr(PGCompiler, "__init__", note)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE SCHEMA tenant"))
+        for name in (things.name, outbox_table.name):
+            await connection.execute(text(f"CREATE TABLE tenant.{name} (LIKE {name} INCLUDING ALL)"))
+    elsewhere = engine.execution_options(schema_translate_map={None: "tenant"})
+    sessions = async_sessionmaker(engine)
+    resource = use_resource(things, session=sessions, hooks=TOLD, fields=ALL_FIELDS)
+    async with client_of(resource) as given:
+        await tell_first(given)
+        for at, bind in enumerate([engine, elsewhere, engine, elsewhere]):
+            sessions.configure(bind=bind)
+            assert (await given.post("", json={"id": at, "name": str(at)})).status_code == 201
+    assert all("concave_row" in each for each in of_tables(statements)[-4:])
+    assert len([each for each in compiled if "concave_row" in each]) == 2
+    for bind, expected in ((engine, [0, 2, 1000]), (elsewhere, [1, 3])):
+        async with bind.connect() as connection:
+            found = await connection.execute(select(things.c.id).order_by(things.c.id))
+            assert list(found.scalars()) == expected
 
 
 async def test_decimals_are_told_with_all_of_their_digits(

@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 from concave import (
     ResourceHooks,
@@ -36,6 +36,7 @@ from concave.tasks import initialize_tasks
 from concave.testing import fail_at
 from concave_sqlalchemy import relayed, use_resource
 from concave_sqlalchemy.outbox import Outbox
+from concave_sqlalchemy.outbox_sql import delete_along, delete_rows
 from concave_sqlalchemy.tables import outbox_table
 from tests.sqlalchemy.support import client_for, client_of, database, role_of
 from tests.tasks.support import until
@@ -229,6 +230,25 @@ async def test_a_write_takes_no_more_than_it_should(
             await post(client, name)
             rows.append(len(await left(engine)))
     assert rows[:3] == [5, 4, 3]
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+async def test_no_connection_asks_what_an_array_of_ids_is(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver's question to the catalogue of types takes longer than the rows of a second."""
+    asked: list[Any] = []
+
+    async def ask(*args: Any, **_options: Any) -> Any:
+        asked.append(args)
+        raise AssertionError(args)
+
+    async with engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        monkeypatch.setattr(type(driver), "_introspect_types", ask)
+        assert await connection.run_sync(lambda given: delete_along(Session(given), ["a", "b"]))
+        await connection.run_sync(lambda given: delete_rows(Session(given), ["a", "b"]))
+    assert not asked
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
