@@ -108,7 +108,9 @@ class InsertWithTasks:
         connection = session.connection()
         # What else its compiled form depends on: the dialect, and whether its tables are to be found in other schemas.
         where = connection.dialect, bool(connection.get_execution_options().get("schema_translate_map"))
-        statement, options = self._statement(where, frozenset(values), len(tasks))
+        statement, cached = self._statement(where, frozenset(values), len(tasks))
+        # A listener may make another statement of it, and each time another one.
+        options = None if connection.dispatch.before_execute else cached
         try:
             found = connection.execute(statement, parameters, execution_options=options).first()
         except StatementError as error:
@@ -189,7 +191,7 @@ class TasksToBe:
 class _CompiledOnce(dict[object, Any]):
     """A cache of a statement that has only one compiled form.
 
-    SQLAlchemy's own is asked by all that the statement consists of: to hash that takes longer than to execute a short one.
+    SQLAlchemy's own is asked by all that the statement consists of, a thousand things, which it hashes each time.
     """
 
     def get(self, _key: object, default: Any = None) -> Any:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
+    Select,
     SmallInteger,
     String,
     Table,
@@ -571,6 +572,27 @@ async def test_a_statement_is_compiled_once_for_each_place_where_its_tables_are(
         async with bind.connect() as connection:
             found = await connection.execute(select(things.c.id).order_by(things.c.id))
             assert list(found.scalars()) == expected
+
+
+async def test_who_makes_another_statement_of_it_has_that_one_executed(
+    engine: AsyncEngine, scheduler: TaskScheduler, statements: list[str]
+) -> None:
+    requests = iter("abcdefgh")
+
+    def mark(conn: Any, clauseelement: Any, multiparams: Any, params: Any, execution_options: Any) -> Any:
+        if isinstance(clauseelement, Select):
+            clauseelement = clauseelement.suffix_with(text(f"/* request {next(requests)} */"))
+        return clauseelement, multiparams, params
+
+    event.listen(engine.sync_engine, "before_execute", mark, retval=True)
+    async with client(engine) as given:
+        await tell_first(given)
+        statements.clear()
+        for at in range(2):
+            assert (await given.post("", json={"id": at, "name": str(at)})).status_code == 201
+    marks = [each.rpartition("/* ")[2] for each in of_tables(statements)]
+    assert len(set(marks)) == 2
+    assert all(mark.startswith("request ") for mark in marks)
 
 
 async def test_decimals_are_told_with_all_of_their_digits(
