@@ -204,7 +204,7 @@ class _CompiledOnce(dict[object, Any]):
 @cache
 def _names(at: int) -> Sequence[str]:
     """Of the parameters of one task."""
-    return [f"concave_{name}_{at}" for name in ("id", "before", "after", "destination")]
+    return tuple(f"concave_{name}_{at}" for name in ("id", "before", "after", "destination"))
 
 
 def _outbox_row(told: Any, at: int) -> Any:
