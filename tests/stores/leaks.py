@@ -95,16 +95,17 @@ class Namespace:
 
     def problems(self) -> list[str]:
         found = [f"unknown key {name}" for name in self.other]
-        found += [f"{name} never ends" for name in sorted(self.lasting) if not self._is_live(name)]
+        live = self._waiting() | self._running()
+        found += [f"{name} never ends" for name in sorted(self.lasting) if not self._is_live(name, live)]
         found += self._problems_of_waiting() + self._problems_of_running() + self._problems_of_the_ended()
         return found + self._problems_of_schedules()
 
-    def _is_live(self, name: str) -> bool:
+    def _is_live(self, name: str, live: set[str]) -> bool:
         kind, _, rest = name.partition(":")
         if kind == "t":
-            return rest in self._waiting() | self._running()
+            return rest in live
         if kind in {"k", "b"}:
-            return self.holders[name] in self._waiting() | self._running() | self.damaged
+            return self.holders[name] in live or self.holders[name] in self.damaged
         if kind == "x":
             return rest[0] in "sf"
         return kind in {"q", "a", "d", "due", "l", "ldue", "run", "abort", "prog", "sched", "slots"}
