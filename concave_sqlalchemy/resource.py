@@ -353,7 +353,7 @@ def _writing(
         records=records,
         names=names_in(table, told),
         shown=schema.for_tasks,
-        inserts=InsertWithTasks(table, schema.fields),
+        inserts=InsertWithTasks(table, schema),
     )
     return Writing(performer, rows, Verbs(rows, tags, schema, hooks), tags, require_if_match)
 

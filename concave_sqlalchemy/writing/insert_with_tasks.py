@@ -34,12 +34,12 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import immutabledict
 
 from concave.hooks import Row, TaskForm
-from concave_sqlalchemy.fields import ResourceField
 from concave_sqlalchemy.outages import is_outage, sqlstate
 from concave_sqlalchemy.outbox_sql import GIVEN
 from concave_sqlalchemy.payload import around
 from concave_sqlalchemy.plain import PlainSession
 from concave_sqlalchemy.relay import Submission
+from concave_sqlalchemy.schema import RowSchema
 from concave_sqlalchemy.tables import database_time, outbox_table
 from concave_sqlalchemy.writing.row_json import writer_of
 
@@ -73,11 +73,13 @@ class NotAlikeError(Exception):
 class InsertWithTasks:
     """The statements of one table, as long as they do."""
 
-    def __init__(self, table: Table, fields: Sequence[ResourceField]) -> None:
+    def __init__(self, table: Table, schema: RowSchema) -> None:
         self._table = table
-        self._fields = fields
-        self._writers = {field.name: writer_of(field.column.type) for field in fields}
+        self._fields = schema.fields
+        self._writers = {field.name: writer_of(field.column.type) for field in schema.fields}
         self._does = None not in self._writers.values()
+        self.tells_as_shown = self._does and schema.shows_all
+        """Whether tasks are told of a row in the very JSON that its client is shown, whatever database it is in."""
         # Which columns are given is the client's to say: as many statements as there are ways to say it would be too many.
         self._statement = lru_cache(maxsize=64)(self._built)
         # As long as this lives, and not longer: a form holds a scheduler.
@@ -109,8 +111,10 @@ class InsertWithTasks:
         # What else its compiled form depends on: the dialect, and whether its tables are to be found in other schemas.
         where = connection.dialect, bool(connection.get_execution_options().get("schema_translate_map"))
         statement, cached = self._statement(where, frozenset(values), len(tasks))
-        # A listener may make another statement of it, and each time another one.
-        options = None if connection.dispatch.before_execute else cached
+        # A listener may make another statement of it, and each time another one. Of the engine's, or of whoever is told of connections:
+        # nobody else has this one.
+        told = connection.engine.dispatch
+        options = None if told.before_execute or told.engine_connect else cached
         try:
             found = connection.execute(statement, parameters, execution_options=options).first()
         except StatementError as error:

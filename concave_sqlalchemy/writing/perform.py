@@ -100,7 +100,7 @@ class Performer:
                 if written is not None:
                     _pass("write.hooked")
                 else:
-                    tasks = self._submissions(call, triggers, row)
+                    tasks = self._submissions(call, triggers, row, answer.body)
                     _pass("write.hooked")
                     written = self.outbox.write_in(session, tasks, at_commit=True)
             except TaskInputTooLargeError as error:
@@ -138,7 +138,13 @@ class Performer:
         ]
         return TasksToBe(self.inserts, tasks)
 
-    def _submissions(self, call: Call, triggers: PlainTriggers, row: Row) -> Sequence[Submission]:
+    def _submissions(
+        self, call: Call, triggers: PlainTriggers, row: Row, shown: bytes
+    ) -> Sequence[Submission]:
+        """The tasks of a row that is there; `shown` is its JSON, as its client gets it."""
+        if triggers.forms is not None and self.inserts.tells_as_shown:
+            forms = triggers.forms(self.resource, call.user)
+            return [Submission(form.filled(new_task_id(), shown), form.scheduler) for form in forms]
         ctx = HookContext(user=call.user, request=call.request, resource=self.resource, shown=self.shown)
         return [Submission(*each) for each in triggers.tasks(ctx, row)]
 

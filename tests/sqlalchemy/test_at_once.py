@@ -1,5 +1,7 @@
 """A new row whose triggers ask for nothing is written, with its tasks, in one call: with the same outcome as where hooks are waited for."""
 
+import json
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
 from dataclasses import replace
@@ -10,7 +12,22 @@ from uuid import uuid4
 
 import pytest
 from pydantic import AfterValidator
-from sqlalchemy import text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Float,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Uuid,
+    select,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.util import await_only
@@ -27,6 +44,7 @@ from concave import (
     define_task,
     initialize_tasks,
 )
+from concave.hooks import PlainTriggers
 from concave.kv import MemoryKV
 from concave.testing import FakeClock
 from concave_sqlalchemy import Fields, outbox_sql, use_resource
@@ -71,6 +89,10 @@ def ignore(*_: Any) -> None: ...
 
 WITH_ID = Fields(writable=[each.key for each in notes.columns])
 PLAIN = create_task_trigger_hooks(on_create=[TaskTrigger(told)])
+AWAY: Any = create_task_trigger_hooks(
+    on_create=[TaskTrigger(told, delay=5), TaskTrigger(told)],
+    scheduler=TaskScheduler(MemoryKV()),  # which isn't connected: rows stay
+).on_after_create
 OF_OTHERS = ResourceHooks(on_after_update=ignore, on_after_delete=ignore, on_before_delete=ignore)
 
 
@@ -109,6 +131,75 @@ async def test_only_what_could_wait_is_waited_for(hooks: ResourceHooks, at_once:
     resource = use_resource(notes, session=async_sessionmaker(engine), hooks=hooks)
     assert resource._writing.verbs.creates_at_once is at_once
     await engine.dispose()
+
+
+def never(*_: Any) -> Any:
+    raise AssertionError("the tasks were made anew")
+
+
+async def payloads(engine: AsyncEngine, table: Table, triggers: PlainTriggers, **options: Any) -> Any:
+    """Two rows' answers and outbox rows but for the ids; nothing of them stays. The first task of a process goes a way of its own."""
+    sessions = async_sessionmaker(engine)
+    hooks = ResourceHooks(on_after_create=triggers, uses_session=False)
+    bodies = options.pop("bodies")
+    resource = use_resource(table, session=sessions, hooks=hooks, user=lambda _: {"id": 7}, **options)
+    async with client_of(resource) as client:
+        answers = [await client.post("", json=body) for body in bodies]
+    async with engine.begin() as connection:
+        found = await connection.execute(select(outbox_table).order_by(outbox_table.c.sequence))
+        told = [row.payload.replace(row.id, "id") for row in found]
+        await connection.execute(outbox_table.delete())
+        await connection.execute(table.delete())
+    return [(answer.status_code, answer.text) for answer in answers], told
+
+
+ODD: dict[str, Any] = {"ratio": math.inf, "raw": b"\xfb\xff\xfe"}
+
+
+@pytest.mark.parametrize("defaults", [{}, ODD], ids=["usual", "odd"])
+async def test_tasks_are_told_the_json_that_is_shown_where_they_would_be_told_the_same(
+    tmp_path: Path, request: pytest.FixtureRequest, defaults: dict[str, Any]
+) -> None:
+    """On SQLite, where a column may hold whatever was written to it."""
+    kinds: dict[str, Any] = {"ratio": Float(), "raw": String(), "flag": Boolean(), "day": Date()}
+    kinds |= {"at": DateTime(timezone=True), "token": Uuid(), "name": String()}
+    columns = [Column(name, kind, default=defaults.get(name)) for name, kind in kinds.items()]
+    own = MetaData()
+    table = Table("things", own, Column("id", Integer, primary_key=True), *columns)
+    name = '"\\ NaN Infinity **********\u2028\x01'
+    body = {"name": name, "at": "2026-01-02T03:04:05Z", "token": str(uuid4())}
+    request.param = "sqlite"
+    async with database(request, tmp_path, own) as engine:
+        shown = await payloads(engine, table, replace(AWAY, tasks=never), bodies=[{}, body])
+        anew = await payloads(engine, table, replace(AWAY, forms=None), bodies=[{}, body])
+    assert shown == anew
+    (_, (_, answer)), told = shown
+    assert len(told) == 4
+    assert json.loads(json.loads(told[2])["input"])["data"] == json.loads(answer)
+    assert json.loads(answer)["raw"] == ("-__-" if defaults else None)
+
+
+@pytest.mark.parametrize(
+    "kind, value, options",
+    [
+        (String(), "a secret", {"fields": Fields(readable=["id"], writable=["value"])}),
+        (Numeric(10, 2), "12.50", {"numeric": "number"}),
+        (JSON(), json.loads("[" * 199 + "]" * 199), {}),
+    ],
+    ids=["hidden", "number", "deep"],
+)
+async def test_they_are_told_another_one_where_that_is_what_they_are_told_elsewhere(
+    tmp_path: Path, request: pytest.FixtureRequest, kind: Any, value: Any, options: Any
+) -> None:
+    own = MetaData()
+    table = Table("things", own, Column("id", Integer, primary_key=True), Column("value", kind))
+    request.param = "sqlite"
+    async with database(request, tmp_path, own) as engine:
+        usual = await payloads(engine, table, AWAY, bodies=[{}, {"value": value}], **options)
+        anew = await payloads(
+            engine, table, replace(AWAY, forms=None), bodies=[{}, {"value": value}], **options
+        )
+    assert usual == anew
 
 
 @pytest.mark.parametrize("mock", [MagicMock, AsyncMock])

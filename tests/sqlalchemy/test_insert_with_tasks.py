@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -536,7 +537,9 @@ async def test_only_types_that_both_write_alike_are_written_by_the_database(
 
 async def test_there_are_not_as_many_statements_kept_as_clients_can_ask_for() -> None:
     many = Table("many", MetaData(), *(Column(f"c{at}", Integer) for at in range(200)))
-    inserts, where = InsertWithTasks(many, []), (make_url("postgresql+asyncpg://").get_dialect()(), False)
+    no_fields: Any = SimpleNamespace(fields=(), shows_all=True)
+    inserts = InsertWithTasks(many, no_fields)
+    where = make_url("postgresql+asyncpg://").get_dialect()(), False
     for at in range(200):
         inserts._statement(where, frozenset({f"c{at}"}), 1)
     assert inserts._statement.cache_info().currsize <= 64
@@ -574,8 +577,9 @@ async def test_a_statement_is_compiled_once_for_each_place_where_its_tables_are(
             assert list(found.scalars()) == expected
 
 
+@pytest.mark.parametrize("of", ["engine", "connection"])
 async def test_who_makes_another_statement_of_it_has_that_one_executed(
-    engine: AsyncEngine, scheduler: TaskScheduler, statements: list[str]
+    engine: AsyncEngine, scheduler: TaskScheduler, statements: list[str], of: str
 ) -> None:
     requests = iter("abcdefgh")
 
@@ -584,7 +588,13 @@ async def test_who_makes_another_statement_of_it_has_that_one_executed(
             clauseelement = clauseelement.suffix_with(text(f"/* request {next(requests)} */"))
         return clauseelement, multiparams, params
 
-    event.listen(engine.sync_engine, "before_execute", mark, retval=True)
+    def listen(target: Any) -> None:
+        event.listen(target, "before_execute", mark, retval=True)
+
+    if of == "engine":
+        listen(engine.sync_engine)
+    else:
+        event.listen(engine.sync_engine, "engine_connect", listen)
     async with client(engine) as given:
         await tell_first(given)
         statements.clear()
